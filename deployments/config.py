@@ -1,0 +1,112 @@
+"""What is served: the service part of nfold's YAML, checked at the edge with pydantic."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+EMBEDDED_MODEL = "embedded"
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """A part of the YAML: a misspelt field is an error, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HttpConfig(Section):
+    """Where the OpenAI API listens."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    ingress: Literal["proxy", "haproxy"] = "haproxy"
+    max_body_bytes: PositiveInt = 4 << 20
+
+
+class MetricsConfig(Section):
+    """Where Prometheus scrapes: one endpoint for the whole service."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9400
+
+
+class EngineConfig(Section):
+    """Settings of every replica's engine of one model.
+
+    Attributes:
+        dtype: `auto` takes the checkpoint's.
+        max_model_len: most tokens of prompt + answer; None takes the model's.
+        max_num_seqs: most requests in one step.
+        max_num_batched_tokens: the token budget of one step.
+        block_size: tokens per KV block.
+        kv_cache_bytes: per rank; None takes 1 GiB on CPU and 90 % of what is free after loading on a GPU.
+        prefix_cache: reuse KV blocks of equal prompt beginnings (MLPerf forbids it).
+    """
+
+    engine: Literal["native"] = "native"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    max_model_len: PositiveInt | None = None
+    max_num_seqs: PositiveInt = 256
+    max_num_batched_tokens: PositiveInt = 2048
+    block_size: PositiveInt = 16
+    kv_cache_bytes: PositiveInt | None = None
+    prefix_cache: bool = True
+
+
+class PoolConfig(Section):
+    """The replicas of one model on one accelerator: one Ray Serve deployment.
+
+    Attributes:
+        accelerator: `CPU`, or the type that Ray names, such as `AMD-Instinct-MI355X-OAM`, or `GPU` for any.
+        tp: ranks of a replica, one accelerator each.
+        cores_per_rank: CPU cores that each rank is pinned to in a CPU pool.
+        num_replicas: how many to start with; None fills the nodes that are there.
+    """
+
+    accelerator: str = "CPU"
+    tp: PositiveInt = 1
+    cores_per_rank: PositiveInt = 1
+    num_replicas: PositiveInt | None = None
+
+
+class ModelConfig(Section):
+    """One served model.
+
+    Attributes:
+        name: what clients ask for.
+        path: a Hugging Face directory on every node, or `embedded` for the model that comes with nfold.
+        max_queued_requests: requests that wait in a gateway for a free slot before it answers 429.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    path: str = EMBEDDED_MODEL
+    engine: EngineConfig = EngineConfig()
+    pools: Annotated[list[PoolConfig], Field(min_length=1)] = [PoolConfig()]
+    max_queued_requests: PositiveInt = 1024
+
+    @property
+    def directory(self) -> Path:
+        """Where the checkpoint lies."""
+        if self.path == EMBEDDED_MODEL:
+            return Path(__file__).parent.parent / "models" / "embedded" / "nfold-sums"
+        return Path(self.path).expanduser()
+
+
+class ServiceConfig(Section):
+    """All that is served by one Ray Serve application."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "nfold"
+    http: HttpConfig = HttpConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    models: Annotated[list[ModelConfig], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "ServiceConfig":
+        names = [model.name for model in self.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"model names must differ; {', '.join(twice)} stands twice")
+        return self
