@@ -72,7 +72,7 @@ class PoolConfig(Section):
     num_replicas: PositiveInt | None = None
 
 
-class ModelConfig(Section):
+class ServedModelConfig(Section):
     """One served model.
 
     Attributes:
@@ -101,7 +101,7 @@ class ServiceConfig(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "nfold"
     http: HttpConfig = HttpConfig()
     metrics: MetricsConfig = MetricsConfig()
-    models: Annotated[list[ModelConfig], Field(min_length=1)]
+    models: Annotated[list[ServedModelConfig], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ServiceConfig":
