@@ -1,0 +1,45 @@
+# make demo   sets up and runs the main job on this machine
+# make test   sets up and runs the tests
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test check install bench bench-overhead bench-engine bench-scaling clean
+
+demo: install
+	nfold demo
+
+test: install $(VENV)/bin/prometheus
+	pytest
+
+check: install
+	ruff format --check .
+	ruff check .
+	basedpyright
+
+install: $(VENV)/.installed
+
+# torch first: with it in place nothing else fetches a build for another device.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	pip install --quiet --disable-pip-version-check "$(TORCH)"
+	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[serve,dev]"
+	touch $@
+
+$(VENV)/bin/prometheus: $(VENV)/.installed
+	bash tests/support/fetch_prometheus.sh $@
+
+bench: bench-engine bench-overhead bench-scaling
+
+bench-engine: install
+	python benchmarks/engine_throughput.py
+
+bench-overhead: install
+	python benchmarks/overhead.py
+
+bench-scaling: install
+	python benchmarks/scaling.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
