@@ -1,0 +1,184 @@
+"""The first ledger: known losses land in their column, and the columns sum to the gap whatever the counters."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfold.cluster.ledger import ModelCounters, ReplicaCounters, Yardstick, account, tokens_per_s
+
+YARDSTICKS = {"CPU": Yardstick(tokens_per_s=100.0, num_in_flight=8.0)}
+NODES = ("a", "b")
+
+
+def sample(
+    time_s: float,
+    *,
+    tokens: tuple[int, ...],
+    idle: tuple[float, ...] = (0.0, 0.0),
+    running: tuple[int, ...] = (8, 8),
+    queued: int = 0,
+) -> ModelCounters:
+    replicas = tuple(
+        ReplicaCounters(NODES[i], NODES[i], "CPU", tokens[i], idle[i], running[i], 0) for i in range(len(tokens))
+    )
+    return ModelCounters(time_s, queued, replicas)
+
+
+BUSY = [sample(0, tokens=(0, 0)), sample(10, tokens=(1000, 1000))]
+HALF_IDLE_ALONE = [
+    sample(0, tokens=(0, 0), running=(8, 0)),
+    sample(10, tokens=(1000, 0), idle=(0, 10), running=(8, 0)),
+]
+HALF_IDLE_WHILE_WORK_WAITS = [
+    sample(0, tokens=(0, 0), running=(8, 0), queued=8),
+    sample(10, tokens=(1000, 0), idle=(0, 10), running=(8, 0), queued=8),
+]
+WORK_WAITS_AT_ONE_END = [
+    sample(0, tokens=(0, 0), running=(8, 0), queued=8),
+    sample(10, tokens=(1000, 0), idle=(0, 10), running=(8, 0)),
+]
+SLOW = [sample(0, tokens=(0, 0)), sample(10, tokens=(1000, 700))]
+FASTER_THAN_BASELINE = [sample(0, tokens=(0, 0)), sample(10, tokens=(1100, 1100))]
+
+
+@pytest.mark.parametrize(
+    ("samples", "measured", "no_demand", "starved", "unexplained", "efficiency"),
+    [
+        pytest.param(BUSY, 200, 0, 0, 0, 1.0, id="all busy"),
+        pytest.param(HALF_IDLE_ALONE, 100, 100, 0, 0, None, id="no demand"),
+        pytest.param(HALF_IDLE_WHILE_WORK_WAITS, 100, 0, 100, 0, 0.5, id="starved"),
+        pytest.param(WORK_WAITS_AT_ONE_END, 100, 50, 50, 0, None, id="half of an interval"),
+        pytest.param(SLOW, 170, 0, 0, 30, 0.85, id="slow"),
+        pytest.param(FASTER_THAN_BASELINE, 220, 0, 0, -20, 1.1, id="faster than the baseline"),
+    ],
+)
+def test_a_known_loss_lands_in_its_column(
+    samples: list[ModelCounters],
+    measured: float,
+    no_demand: float,
+    starved: float,
+    unexplained: float,
+    efficiency: float | None,
+) -> None:
+    ledger = account(samples, YARDSTICKS)
+    assert ledger is not None
+    assert ledger.baseline == pytest.approx(200)
+    assert ledger.measured == pytest.approx(measured)
+    assert ledger.losses == pytest.approx({"no demand": no_demand, "starved": starved, "unexplained": unexplained})
+    assert ledger.efficiency == (None if efficiency is None else pytest.approx(efficiency))
+
+
+def test_below_saturation_headroom_is_stated_instead_of_efficiency() -> None:
+    ledger = account(HALF_IDLE_ALONE, YARDSTICKS)
+    assert ledger is not None
+    assert not ledger.saturated
+    assert ledger.headroom == pytest.approx(100)
+    saturated = account(BUSY, YARDSTICKS)
+    assert saturated is not None
+    assert saturated.headroom is None
+
+
+def test_much_work_at_one_moment_does_not_make_up_for_none_at_another() -> None:
+    samples = [
+        sample(0, tokens=(0, 0), queued=1000),
+        sample(1, tokens=(100, 100)),
+        sample(2, tokens=(200, 200), running=(0, 0)),
+    ]
+    ledger = account(samples, YARDSTICKS)
+    assert ledger is not None
+    assert ledger.efficiency is None
+
+
+def test_a_replica_that_joins_is_provisioned_for_its_part_of_the_window() -> None:
+    samples = [
+        sample(0, tokens=(0,), running=(8,)),
+        sample(10, tokens=(1000, 0)),
+        sample(20, tokens=(2000, 1000)),
+    ]
+    ledger = account(samples, YARDSTICKS)
+    assert ledger is not None
+    assert ledger.baseline == pytest.approx(150)
+    assert ledger.measured == pytest.approx(150)
+    assert ledger.gap == pytest.approx(0)
+
+
+def test_counters_that_go_back_are_a_new_life_and_give_no_negative_rate() -> None:
+    samples = [sample(0, tokens=(500, 900)), sample(1, tokens=(600, 20)), sample(2, tokens=(700, 120))]
+    ledger = account(samples, YARDSTICKS)
+    assert ledger is not None
+    assert ledger.measured == pytest.approx((100 + 100 + 100) / 2)
+    assert tokens_per_s(samples) == pytest.approx({"a": 100.0, "b": 50.0})
+
+
+def test_pools_of_two_speeds_add_their_own_baselines() -> None:
+    yardsticks = {"MI300X": Yardstick(100.0, 8.0), "MI355X": Yardstick(300.0, 8.0)}
+
+    def mixed(time_s: float, slow: int, fast: int) -> ModelCounters:
+        return ModelCounters(
+            time_s,
+            0,
+            (
+                ReplicaCounters("a", "a", "MI300X", slow, 0.0, 8, 0),
+                ReplicaCounters("b", "b", "MI355X", fast, 0.0, 8, 0),
+            ),
+        )
+
+    ledger = account([mixed(0, 0, 0), mixed(2, 200, 540)], yardsticks)
+    assert ledger is not None
+    assert ledger.baseline == pytest.approx(400)
+    assert ledger.efficiency == pytest.approx(370 / 400)
+
+
+@pytest.mark.parametrize(
+    ("samples", "yardsticks"),
+    [
+        ([], YARDSTICKS),
+        (BUSY[:1], YARDSTICKS),
+        ([BUSY[0], BUSY[0]], YARDSTICKS),
+        (BUSY, {}),
+        ([sample(0, tokens=()), sample(1, tokens=())], YARDSTICKS),
+    ],
+    ids=["none", "one", "no time", "no baseline", "no replicas"],
+)
+def test_no_ledger_without_a_window_replicas_and_baselines(
+    samples: list[ModelCounters], yardsticks: dict[str, Yardstick]
+) -> None:
+    assert account(samples, yardsticks) is None
+
+
+REPLICAS = st.lists(
+    st.builds(
+        ReplicaCounters,
+        replica=st.sampled_from("abcd"),
+        node=st.sampled_from("xy"),
+        accelerator=st.sampled_from(["CPU", "MI355X"]),
+        output_tokens=st.integers(0, 10**9),
+        idle_s=st.floats(0, 1e6),
+        num_running=st.integers(0, 512),
+        num_waiting=st.integers(0, 512),
+    ),
+    max_size=4,
+    unique_by=lambda replica: replica.replica,
+).map(tuple)
+
+
+@given(
+    steps=st.lists(st.tuples(st.floats(1e-3, 1e3), st.integers(0, 100), REPLICAS), min_size=2, max_size=6),
+    rate=st.floats(0.1, 1e6),
+)
+def test_columns_sum_to_the_gap(steps: list[tuple[float, int, tuple[ReplicaCounters, ...]]], rate: float) -> None:
+    now_s, samples = 0.0, list[ModelCounters]()
+    for step_s, queued, replicas in steps:
+        now_s += step_s
+        samples.append(ModelCounters(now_s, queued, replicas))
+    ledger = account(samples, {"CPU": Yardstick(rate, 8.0), "MI355X": Yardstick(3 * rate, 8.0)})
+    if ledger is None:
+        return
+    scale = ledger.baseline + ledger.measured
+    assert math.isclose(sum(ledger.losses.values()), ledger.baseline - ledger.measured, abs_tol=1e-9 * scale)
+    assert ledger.no_demand >= 0
+    assert ledger.starved >= 0
+    assert ledger.no_demand + ledger.starved <= ledger.baseline * (1 + 1e-9)
+    assert (ledger.efficiency is None) != (ledger.headroom is None)
