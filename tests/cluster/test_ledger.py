@@ -5,7 +5,6 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from nfold.cluster.ledger import ModelCounters, ReplicaCounters, Yardstick, account, tokens_per_s
 
 YARDSTICKS = {"CPU": Yardstick(tokens_per_s=100.0, num_in_flight=8.0)}
