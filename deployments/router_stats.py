@@ -1,0 +1,126 @@
+"""What a router knows, as frozen values that travel (msgspec), and the histograms behind it."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from .addresses import ReplicaAddress
+from .wire import ReplicaStatus
+
+# Seconds. One set for all three, fine at the low end for TPOT and long enough for end-to-end times.
+BUCKET_BOUNDS_S = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramSnapshot:
+    """Totals since the router started.
+
+    Attributes:
+        bounds_s: upper bounds of the buckets, seconds.
+        counts: one per bound (not cumulative) and a last one for what is above all of them.
+        total_s: sum of the observations.
+    """
+
+    bounds_s: tuple[float, ...]
+    counts: tuple[int, ...]
+    total_s: float
+
+
+class Histogram:
+    """Counts observations in fixed buckets."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKET_BOUNDS_S) + 1)
+        self._total_s = 0.0
+
+    def observe(self, value_s: float) -> None:
+        self._counts[bisect_left(BUCKET_BOUNDS_S, value_s)] += 1
+        self._total_s += value_s
+
+    def snapshot(self) -> HistogramSnapshot:
+        return HistogramSnapshot(BUCKET_BOUNDS_S, tuple(self._counts), self._total_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSnapshot:
+    """One replica as this router sees it.
+
+    Attributes:
+        state: `connecting`, `ready`, `draining`, `lost` or `refused`.
+        alive: it answers: `ready` or `draining`.
+        reason: why it is lost or refused, else empty.
+        num_in_flight: requests of this router that it holds.
+        num_in_flight_others: requests of other routers that it holds, as last told.
+        outstanding_tokens: prompt and expected output tokens not yet seen computed, this router's.
+        tokens_per_s: estimated speed at a full batch; None before its pool was measured.
+        status: the latest that it sent, None before the first.
+        status_age_s: seconds since then.
+        num_output_tokens, num_prompt_tokens: totals that came through this router.
+    """
+
+    address: ReplicaAddress
+    state: str
+    alive: bool
+    reason: str
+    num_in_flight: int
+    num_in_flight_others: int
+    outstanding_tokens: float
+    tokens_per_s: float | None
+    status: ReplicaStatus | None
+    status_age_s: float
+    num_output_tokens: int
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSnapshot:
+    """Totals of one model in this router. `num_queued` and `num_in_flight` are of now.
+
+    Attributes:
+        num_refused: by a full queue (OverloadedError) or for want of a replica (UnavailableError).
+        num_continued: moved to another replica because theirs died.
+        num_prompt_tokens: of requests that brought their first token.
+        expected_output_tokens: what the router expects of an answer.
+    """
+
+    model: str
+    num_queued: int
+    num_in_flight: int
+    num_submitted: int
+    num_refused: int
+    num_finished: int
+    num_failed: int
+    num_aborted: int
+    num_continued: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    expected_output_tokens: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSnapshot:
+    """Latencies of one pool, measured at this router: `ttft` and `e2e` from submission (queue included), `tpot`
+    per output token after the first."""
+
+    model: str
+    pool: str
+    ttft: HistogramSnapshot
+    tpot: HistogramSnapshot
+    e2e: HistogramSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSnapshot:
+    """All that one router knows.
+
+    Attributes:
+        taken_at: seconds since the epoch.
+    """
+
+    router_id: str
+    taken_at: float
+    replicas: tuple[ReplicaSnapshot, ...]
+    models: tuple[ModelSnapshot, ...]
+    pools: tuple[PoolSnapshot, ...]
