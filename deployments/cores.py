@@ -1,0 +1,108 @@
+"""CPU pools: each rank gets cores of its own, so that one node against two is a real measurement.
+
+A rank leases its cores with file locks in a directory of the Ray node. The kernel drops the locks when the process
+ends, however it ends, so nobody has to clean up.
+"""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ..models.errors import DeviceError
+
+# A Ray node label: the cores that this node may use. Labels allow no comma, so a dot separates ranges: `0-3.6`.
+CORES_LABEL = "nfold-cores"
+
+
+def parse_cores(text: str) -> tuple[int, ...]:
+    """The cores that `0-3.6` (or `0-3,6`) names: 0, 1, 2, 3 and 6.
+
+    Raises:
+        DeviceError: the text is not a list of cores.
+    """
+    cores: list[int] = []
+    for part in text.replace(",", ".").split("."):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise DeviceError(f"{CORES_LABEL}={text!r}: {part!r} is not a core or a range of cores such as 0-3")
+        cores.extend(range(int(first), int(last if dash else first) + 1))
+    return tuple(sorted(set(cores)))
+
+
+def format_cores(cores: Sequence[int]) -> str:
+    """The label's value for these cores; `parse_cores` reads it back."""
+    ranges: list[list[int]] = []
+    for core in sorted(set(cores)):
+        if ranges and ranges[-1][1] == core - 1:
+            ranges[-1][1] = core
+        else:
+            ranges.append([core, core])
+    return ".".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
+
+
+def node_cores(label: str | None) -> tuple[int, ...]:
+    """The cores of this node: by its label, else those that this process may use."""
+    return parse_cores(label) if label else tuple(sorted(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, slots=True)
+class CoreLease:
+    """Cores that are this process's alone while it lives."""
+
+    cores: tuple[int, ...]
+    locks: tuple[IO[bytes], ...]
+
+    def release(self) -> None:
+        for lock in self.locks:
+            lock.close()
+
+
+def lease_cores(cores: Sequence[int], count: int, directory: Path) -> CoreLease:
+    """Take `count` of `cores` that no other process holds.
+
+    Args:
+        cores: the cores of this node.
+        count: how many this rank needs.
+        directory: of this Ray node; holds one lock file per core.
+
+    Raises:
+        DeviceError: fewer than `count` are free.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    locks: dict[int, IO[bytes]] = {}
+    with (directory / "turn").open("wb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # one at a time, or two ranks could each hold half of what both need
+        for core in cores:
+            lock = (directory / f"core-{core}").open("wb")
+            if not _try_lock(lock):
+                lock.close()
+                continue
+            locks[core] = lock
+            if len(locks) == count:
+                return CoreLease(tuple(locks), tuple(locks.values()))
+    for lock in locks.values():
+        lock.close()
+    raise DeviceError(
+        f"this rank needs {count} cores of its own; of this node's {len(cores)} cores ({format_cores(cores)}) "
+        f"{len(locks)} are free"
+    )
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def pin_process(cores: Sequence[int]) -> None:
+    """Keep every thread of this process on these cores; threads started later inherit it from their starter."""
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            os.sched_setaffinity(int(thread), cores)
+        except ProcessLookupError:
+            continue  # a thread that ended meanwhile
