@@ -11,37 +11,39 @@ negative where replicas run faster than their baseline.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 # Of the requests in flight when the baseline was measured; with fewer, replicas are slower for want of work.
 SATURATED_IN_FLIGHT_SHARE = 0.9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaCounters:
-    """One replica of the model at one moment.
+    """One replica of the model as it last told.
 
     Attributes:
-        replica: its identity; a replica that starts anew has a new one.
+        replica: its identity.
         node: the node it runs on.
         accelerator: what it computes on; `Yardstick`s are looked up by it.
-        output_tokens: tokens generated since it started.
-        idle_s: seconds without any request since it started.
-        num_running: requests in its steps now.
-        num_waiting: requests in its own queue now.
+        service_s: its own time in service when it told; goes back when it starts anew.
+        idle_s: of that, without work.
+        output_tokens: generated in that time.
+        num_running: requests in its steps.
+        num_waiting: requests in its own queue.
     """
 
     replica: str
     node: str
     accelerator: str
-    output_tokens: int
+    service_s: float
     idle_s: float
+    output_tokens: int
     num_running: int
     num_waiting: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCounters:
     """All replicas of one model at one moment.
 
@@ -121,7 +123,28 @@ class Ledger:
         return {"no demand": self.no_demand, "starved": self.starved, "unexplained": self.unexplained}
 
 
-def account(samples: Sequence[ModelCounters], yardsticks: Mapping[str, Yardstick]) -> Ledger | None:
+@dataclass(slots=True)
+class _Tally:
+    """What one replica did in the intervals at whose both ends it stood.
+
+    Its counters are as old as its last message, so they cover `service_s` on its own clock, not quite the
+    `standing_s` of those intervals: everything is scaled from the one to the other.
+    """
+
+    accelerator: str
+    standing_s: float = 0.0
+    service_s: float = 0.0
+    tokens: int = 0
+    idle_s: dict[str, float] = field(default_factory=lambda: {"starved": 0.0, "no demand": 0.0})
+
+    @property
+    def scale(self) -> float:
+        return self.standing_s / self.service_s
+
+
+def account(
+    samples: Sequence[ModelCounters], yardsticks: Mapping[str, Yardstick], *, measured: float | None = None
+) -> Ledger | None:
     """The ledger of one model over `samples`, oldest first.
 
     A replica counts in the intervals at whose both ends it stands, so one that comes or goes within the window is
@@ -131,54 +154,65 @@ def account(samples: Sequence[ModelCounters], yardsticks: Mapping[str, Yardstick
     Args:
         samples: at least two, with growing times.
         yardsticks: by accelerator.
+        measured: output tokens/s over the window as a client counted them; None takes what the replicas told.
 
     Returns None when no replica stands at both ends of any interval, or one has no yardstick.
     """
-    window_s = samples[-1].time_s - samples[0].time_s if samples else 0.0
+    window_s = _window_s(samples)
+    tallies = _tallies(samples)
     known = all(replica.accelerator in yardsticks for sample in samples for replica in sample.replicas)
-    if window_s <= 0 or not known:
+    if not tallies or not known:
         return None
-    tokens, baseline_tokens, starved_tokens, no_demand_tokens = 0, 0.0, 0.0, 0.0
-    for before, after in pairwise(samples):
-        interval_s = after.time_s - before.time_s
-        waiting_share = ((before.num_waiting > 0) + (after.num_waiting > 0)) / 2
-        for old, new in _standing(before, after):
-            yardstick = yardsticks[new.accelerator]
-            idle_tokens = yardstick.tokens_per_s * min(max(new.idle_s - old.idle_s, 0.0), interval_s)
-            tokens += new.output_tokens - old.output_tokens
-            baseline_tokens += yardstick.tokens_per_s * interval_s
-            starved_tokens += idle_tokens * waiting_share
-            no_demand_tokens += idle_tokens * (1 - waiting_share)
-    if baseline_tokens == 0:
-        return None
+    baseline, told, idle = 0.0, 0.0, {"starved": 0.0, "no demand": 0.0}
+    for tally in tallies.values():
+        rate = yardsticks[tally.accelerator].tokens_per_s
+        baseline += rate * tally.standing_s / window_s
+        told += tally.tokens * tally.scale / window_s
+        for reason, seconds in tally.idle_s.items():
+            idle[reason] += rate * seconds * tally.scale / window_s
     return Ledger(
         window_s=window_s,
-        measured=tokens / window_s,
-        baseline=baseline_tokens / window_s,
-        no_demand=no_demand_tokens / window_s,
-        starved=starved_tokens / window_s,
+        measured=told if measured is None else measured,
+        baseline=baseline,
+        no_demand=idle["no demand"],
+        starved=idle["starved"],
         saturated=_is_saturated(samples, yardsticks),
     )
 
 
 def tokens_per_s(samples: Sequence[ModelCounters]) -> dict[str, float]:
     """Output tokens per second by replica over `samples`, for those that stand at both ends of some interval."""
-    window_s = samples[-1].time_s - samples[0].time_s if samples else 0.0
-    tokens: dict[str, int] = {}
+    window_s = _window_s(samples)
+    return {replica: tally.tokens * tally.scale / window_s for replica, tally in _tallies(samples).items()}
+
+
+def _window_s(samples: Sequence[ModelCounters]) -> float:
+    return samples[-1].time_s - samples[0].time_s if samples else 0.0
+
+
+def _tallies(samples: Sequence[ModelCounters]) -> dict[str, _Tally]:
+    """By replica; those that told nothing new are left out."""
+    tallies: dict[str, _Tally] = {}
     for before, after in pairwise(samples):
-        for old, new in _standing(before, after):
-            tokens[new.replica] = tokens.get(new.replica, 0) + new.output_tokens - old.output_tokens
-    return {replica: count / window_s for replica, count in tokens.items()} if window_s > 0 else {}
+        earlier = {replica.replica: replica for replica in before.replicas}
+        waiting_share = ((before.num_waiting > 0) + (after.num_waiting > 0)) / 2
+        for new in after.replicas:
+            old = earlier.get(new.replica)
+            if old is None or _started_anew(old, new):
+                continue
+            tally = tallies.setdefault(new.replica, _Tally(new.accelerator))
+            span_s = new.service_s - old.service_s
+            idle_s = min(new.idle_s - old.idle_s, span_s)
+            tally.standing_s += after.time_s - before.time_s
+            tally.service_s += span_s
+            tally.tokens += new.output_tokens - old.output_tokens
+            tally.idle_s["starved"] += idle_s * waiting_share
+            tally.idle_s["no demand"] += idle_s * (1 - waiting_share)
+    return {replica: tally for replica, tally in tallies.items() if tally.service_s > 0 and tally.standing_s > 0}
 
 
-def _standing(before: ModelCounters, after: ModelCounters) -> list[tuple[ReplicaCounters, ReplicaCounters]]:
-    """Replicas that stand at both moments. Counters that went back belong to a new life of the replica."""
-    earlier = {replica.replica: replica for replica in before.replicas}
-    return [
-        (earlier[new.replica], new)
-        for new in after.replicas
-        if new.replica in earlier and new.output_tokens >= earlier[new.replica].output_tokens
-    ]
+def _started_anew(old: ReplicaCounters, new: ReplicaCounters) -> bool:
+    return new.service_s < old.service_s or new.idle_s < old.idle_s or new.output_tokens < old.output_tokens
 
 
 def _is_saturated(samples: Sequence[ModelCounters], yardsticks: Mapping[str, Yardstick]) -> bool:

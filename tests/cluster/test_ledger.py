@@ -11,6 +11,27 @@ YARDSTICKS = {"CPU": Yardstick(tokens_per_s=100.0, num_in_flight=8.0)}
 NODES = ("a", "b")
 
 
+def replica(
+    name: str,
+    service_s: float,
+    output_tokens: int,
+    *,
+    idle_s: float = 0.0,
+    accelerator: str = "CPU",
+    num_running: int = 8,
+) -> ReplicaCounters:
+    return ReplicaCounters(
+        replica=name,
+        node=name,
+        accelerator=accelerator,
+        service_s=service_s,
+        idle_s=idle_s,
+        output_tokens=output_tokens,
+        num_running=num_running,
+        num_waiting=0,
+    )
+
+
 def sample(
     time_s: float,
     *,
@@ -20,9 +41,9 @@ def sample(
     queued: int = 0,
 ) -> ModelCounters:
     replicas = tuple(
-        ReplicaCounters(NODES[i], NODES[i], "CPU", tokens[i], idle[i], running[i], 0) for i in range(len(tokens))
+        replica(NODES[i], time_s, tokens[i], idle_s=idle[i], num_running=running[i]) for i in range(len(tokens))
     )
-    return ModelCounters(time_s, queued, replicas)
+    return ModelCounters(time_s=time_s, num_queued=queued, replicas=replicas)
 
 
 BUSY = [sample(0, tokens=(0, 0)), sample(10, tokens=(1000, 1000))]
@@ -103,26 +124,50 @@ def test_a_replica_that_joins_is_provisioned_for_its_part_of_the_window() -> Non
     assert ledger.gap == pytest.approx(0)
 
 
-def test_counters_that_go_back_are_a_new_life_and_give_no_negative_rate() -> None:
-    samples = [sample(0, tokens=(500, 900)), sample(1, tokens=(600, 20)), sample(2, tokens=(700, 120))]
+def test_a_replica_that_starts_anew_gives_no_negative_rate() -> None:
+    def at(time_s: float, service_s: float, tokens: int) -> ModelCounters:
+        replicas = (replica("a", time_s, int(100 * time_s)), replica("b", service_s, tokens))
+        return ModelCounters(time_s=time_s, num_queued=0, replicas=replicas)
+
+    samples = [at(0, 50, 900), at(1, 0.2, 20), at(2, 1.2, 120)]
     ledger = account(samples, YARDSTICKS)
     assert ledger is not None
     assert ledger.measured == pytest.approx((100 + 100 + 100) / 2)
+    assert ledger.baseline == pytest.approx(150)
     assert tokens_per_s(samples) == pytest.approx({"a": 100.0, "b": 50.0})
+
+
+def test_counters_as_old_as_their_message_give_the_rate_of_their_own_span() -> None:
+    """Within 10 s the replica told of 9 s of its own: 900 tokens in them are 100 tokens/s, not 90."""
+    before, after = (
+        ModelCounters(
+            time_s=time_s, num_queued=0, replicas=(replica("a", told_s, int(100 * told_s), idle_s=idle_s),)
+        )
+        for time_s, told_s, idle_s in ((10, 10, 0), (20, 19, 4.5))
+    )
+    ledger = account([before, after], YARDSTICKS)
+    assert ledger is not None
+    assert ledger.measured == pytest.approx(100)
+    assert ledger.baseline == pytest.approx(100)
+    assert ledger.no_demand == pytest.approx(50)
+
+
+def test_a_client_may_bring_its_own_count() -> None:
+    ledger = account(BUSY, YARDSTICKS, measured=190.0)
+    assert ledger is not None
+    assert ledger.measured == 190.0
+    assert ledger.unexplained == pytest.approx(10)
 
 
 def test_pools_of_two_speeds_add_their_own_baselines() -> None:
     yardsticks = {"MI300X": Yardstick(100.0, 8.0), "MI355X": Yardstick(300.0, 8.0)}
 
     def mixed(time_s: float, slow: int, fast: int) -> ModelCounters:
-        return ModelCounters(
-            time_s,
-            0,
-            (
-                ReplicaCounters("a", "a", "MI300X", slow, 0.0, 8, 0),
-                ReplicaCounters("b", "b", "MI355X", fast, 0.0, 8, 0),
-            ),
+        replicas = (
+            replica("a", time_s, slow, accelerator="MI300X"),
+            replica("b", time_s, fast, accelerator="MI355X"),
         )
+        return ModelCounters(time_s=time_s, num_queued=0, replicas=replicas)
 
     ledger = account([mixed(0, 0, 0), mixed(2, 200, 540)], yardsticks)
     assert ledger is not None
@@ -153,8 +198,9 @@ REPLICAS = st.lists(
         replica=st.sampled_from("abcd"),
         node=st.sampled_from("xy"),
         accelerator=st.sampled_from(["CPU", "MI355X"]),
-        output_tokens=st.integers(0, 10**9),
+        service_s=st.floats(0, 1e6),
         idle_s=st.floats(0, 1e6),
+        output_tokens=st.integers(0, 10**9),
         num_running=st.integers(0, 512),
         num_waiting=st.integers(0, 512),
     ),
@@ -171,7 +217,7 @@ def test_columns_sum_to_the_gap(steps: list[tuple[float, int, tuple[ReplicaCount
     now_s, samples = 0.0, list[ModelCounters]()
     for step_s, queued, replicas in steps:
         now_s += step_s
-        samples.append(ModelCounters(now_s, queued, replicas))
+        samples.append(ModelCounters(time_s=now_s, num_queued=queued, replicas=replicas))
     ledger = account(samples, {"CPU": Yardstick(rate, 8.0), "MI355X": Yardstick(3 * rate, 8.0)})
     if ledger is None:
         return
