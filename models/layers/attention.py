@@ -1,0 +1,104 @@
+"""Grouped-query attention over the paged cache, heads split over the ranks.
+
+Legend: T tokens, D hidden size, H query heads of this rank, K key heads of this rank, d head size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ...kernels import ops
+from ..config import ModelConfig
+from ..errors import ConfigError
+from ..parallel import TpGroup
+from ..weights.slots import Slot
+from .linear import ColumnLinear, Part, RowLinear
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionStep:
+    """What attention needs of a step on every layer."""
+
+    cos_Td: torch.Tensor
+    sin_Td: torch.Tensor
+    slot_mapping_T: torch.Tensor
+    plan: ops.AttentionPlan
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSplit:
+    """A rank's heads. With fewer key heads than ranks, neighbours share one and each keeps a copy."""
+
+    num_heads: int
+    num_kv_heads: int
+    first_head: int
+    first_kv_head: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, tp: TpGroup) -> "HeadSplit":
+        heads, kv_heads, size = config.num_heads, config.num_kv_heads, tp.size
+        if heads % size or (kv_heads % size and size % kv_heads):
+            right = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+            expected = f"{heads} heads and {kv_heads} key-value heads can be split over {right} ranks"
+            raise ConfigError("tp", size, expected)
+        num_kv_heads = max(1, kv_heads // size)
+        return cls(
+            num_heads=heads // size,
+            num_kv_heads=num_kv_heads,
+            first_head=tp.rank * (heads // size),
+            first_kv_head=tp.rank * kv_heads // size,
+        )
+
+
+class Attention:
+    def __init__(
+        self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        split = HeadSplit.of(config, tp)
+        d = config.head_dim
+        self._num_heads = split.num_heads
+        self._num_kv_heads = split.num_kv_heads
+        self._head_dim = d
+        self._scale = d**-0.5
+        query_start, key_start = split.first_head * d, split.first_kv_head * d
+        query_stop, key_stop = query_start + split.num_heads * d, key_start + split.num_kv_heads * d
+        self.qkv = ColumnLinear(
+            config.hidden_size,
+            [
+                Part(f"{name}.q_proj", config.num_heads * d, query_start, query_stop),
+                Part(f"{name}.k_proj", config.num_kv_heads * d, key_start, key_stop),
+                Part(f"{name}.v_proj", config.num_kv_heads * d, key_start, key_stop),
+            ],
+            bias=config.attention_bias,
+            dtype=dtype,
+            device=device,
+        )
+        self.output = RowLinear(
+            f"{name}.o_proj",
+            config.num_heads * d,
+            config.hidden_size,
+            tp,
+            bias=config.attention_bias,
+            dtype=dtype,
+            device=device,
+        )
+
+    def __call__(
+        self, x_TD: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, step: AttentionStep
+    ) -> torch.Tensor:
+        H, K = self._num_heads, self._num_kv_heads
+        qkv_TXd = self.qkv(x_TD).view(len(x_TD), H + 2 * K, self._head_dim)
+        q_THd, k_TKd, v_TKd = qkv_TXd[:, :H], qkv_TXd[:, H : H + K], qkv_TXd[:, H + K :]
+        q_THd, k_TKd = ops.rotary(q_THd, k_TKd, step.cos_Td, step.sin_Td)
+        ops.write_kv(k_TKd, v_TKd, k_cache, v_cache, step.slot_mapping_T)
+        o_THd = ops.paged_attention(q_THd, k_cache, v_cache, step.plan, self._scale)
+        return self.output(o_THd.flatten(1))
+
+    def slots(self) -> Iterator[Slot]:
+        yield from self.qkv.slots()
+        yield from self.output.slots()
+
+    def pack(self) -> None:
+        self.qkv.pack()
+        self.output.pack()

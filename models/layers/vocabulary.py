@@ -1,0 +1,86 @@
+"""Embedding and head with the vocabulary split over the ranks.
+
+Legend: T tokens, D hidden size, R rows, V vocabulary.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from ..parallel import TpGroup
+from ..weights.slots import Slot
+from .linear import Linear
+
+
+class VocabSplit:
+    """The rank's share of the vocabulary; the last ranks' shares are padded to the same size.
+
+    ids      0 ........ | ......... | ...... V pad
+             rank 0       rank 1      rank 2
+    """
+
+    def __init__(self, vocab_size: int, tp: TpGroup) -> None:
+        self.vocab_size = vocab_size
+        self.size = -(-vocab_size // tp.size)
+        self.start = min(tp.rank * self.size, vocab_size)
+        self.stop = min(self.start + self.size, vocab_size)
+
+
+class VocabEmbedding:
+    """Token ids to vectors."""
+
+    def __init__(
+        self, name: str, vocab_size: int, hidden_size: int, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._name = name
+        self._tp = tp
+        self._split = VocabSplit(vocab_size, tp)
+        self.weight_VD = torch.zeros(self._split.size, hidden_size, dtype=dtype, device=device)
+
+    def __call__(self, token_ids_T: torch.Tensor) -> torch.Tensor:
+        if self._tp.size == 1:
+            return F.embedding(token_ids_T, self.weight_VD)
+        local_T = token_ids_T - self._split.start
+        elsewhere_T = (local_T < 0) | (local_T >= self._split.size)
+        x_TD = F.embedding(local_T.masked_fill(elsewhere_T, 0), self.weight_VD)
+        return self._tp.all_reduce(x_TD.masked_fill_(elsewhere_T[:, None], 0))
+
+    def slots(self) -> Iterator[Slot]:
+        yield _vocab_slot(self._name, self._split, self.weight_VD)
+
+
+class VocabHead(Linear):
+    """Hidden states to the logits of the whole vocabulary. `tied` shares the embedding's weight."""
+
+    def __init__(
+        self,
+        name: str,
+        vocab_size: int,
+        hidden_size: int,
+        tp: TpGroup,
+        *,
+        tied: VocabEmbedding | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._name = name
+        self._tp = tp
+        self._tied = tied is not None
+        self._split = VocabSplit(vocab_size, tp)
+        super().__init__(hidden_size, self._split.size, bias=False, dtype=dtype, device=device)
+        if tied is not None:
+            self.weight_OI = tied.weight_VD
+
+    def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
+        local_RV = super().__call__(x_TI).float()
+        return self._tp.all_gather_last(local_RV)[:, : self._split.vocab_size]
+
+    def slots(self) -> Iterator[Slot]:
+        if not self._tied:
+            yield _vocab_slot(self._name, self._split, self.weight_OI)
+
+
+def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor) -> Slot:
+    shape = (split.vocab_size, weight_VD.shape[1])
+    return Slot(f"{name}.weight", shape, weight_VD[: split.stop - split.start], start=split.start)

@@ -1,0 +1,139 @@
+"""Llama 2 and 3 (Touvron et al. 2023; Grattafiori et al. 2024).
+
+Legend: T tokens, D hidden size, R rows, V vocabulary, I intermediate size of this rank.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from ..kernels import ops
+from ..kernels.attention_inputs import AttentionInputs
+from .config import ModelConfig
+from .errors import ConfigError
+from .kv_cache import KvCache
+from .layers.attention import Attention, AttentionStep, HeadSplit
+from .layers.linear import ColumnLinear, Part, RowLinear
+from .layers.norm import RmsNorm
+from .layers.rotary import RotaryTable
+from .layers.vocabulary import VocabEmbedding, VocabHead
+from .parallel import TpGroup
+from .weights.slots import Slot
+
+
+class LlamaForCausalLM:
+    """See `CausalLM`."""
+
+    def __init__(self, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.config = config
+        self.num_layers = config.num_layers
+        self.num_kv_heads = HeadSplit.of(config, tp).num_kv_heads
+        self.head_dim = config.head_dim
+        self.dtype = dtype
+        self.device = device
+        vocab, hidden = config.vocab_size, config.hidden_size
+        self._embedding = VocabEmbedding("model.embed_tokens", vocab, hidden, tp, dtype=dtype, device=device)
+        self._layers = [
+            LlamaLayer(f"model.layers.{index}", config, tp, dtype=dtype, device=device)
+            for index in range(config.num_layers)
+        ]
+        self._norm = RmsNorm("model.norm", hidden, config.rms_norm_eps, dtype=dtype, device=device)
+        tied = self._embedding if config.tie_word_embeddings else None
+        self._head = VocabHead("lm_head", vocab, hidden, tp, tied=tied, dtype=dtype, device=device)
+        self._rotary = RotaryTable(
+            config.rope, config.head_dim, config.max_position_embeddings, dtype=dtype, device=device
+        )
+
+    @torch.inference_mode()
+    def forward(
+        self, token_ids_T: torch.Tensor, positions_T: torch.Tensor, kv: KvCache, inputs: AttentionInputs
+    ) -> torch.Tensor:
+        cos_Td, sin_Td = self._rotary.at(positions_T)
+        step = AttentionStep(cos_Td, sin_Td, inputs.slot_mapping_T, ops.prepare_attention(inputs, kv.dtype))
+        residual_TD = self._embedding(token_ids_T)
+        x_TD = torch.zeros_like(residual_TD)
+        for layer, k_cache, v_cache in zip(self._layers, kv.k, kv.v, strict=True):
+            x_TD, residual_TD = layer(x_TD, residual_TD, k_cache, v_cache, step)
+        x_TD, _ = self._norm.add(x_TD, residual_TD)
+        return x_TD
+
+    @torch.inference_mode()
+    def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
+        return self._head(hidden_RD)
+
+    def slots(self) -> Iterator[Slot]:
+        """Every checkpoint tensor and its place on this rank."""
+        yield from self._embedding.slots()
+        for layer in self._layers:
+            yield from layer.slots()
+        yield from self._norm.slots()
+        yield from self._head.slots()
+
+    def pack(self) -> None:
+        """Called once, when the weights are loaded."""
+        for layer in self._layers:
+            layer.pack()
+        self._head.pack()
+
+
+class LlamaLayer:
+    def __init__(
+        self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self._input_norm = RmsNorm(f"{name}.input_layernorm", hidden, eps, dtype=dtype, device=device)
+        self._attention = Attention(f"{name}.self_attn", config, tp, dtype=dtype, device=device)
+        self._mlp_norm = RmsNorm(f"{name}.post_attention_layernorm", hidden, eps, dtype=dtype, device=device)
+        self._mlp = LlamaMlp(f"{name}.mlp", config, tp, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        step: AttentionStep,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x_TD, residual_TD = self._input_norm.add(x_TD, residual_TD)
+        x_TD = self._attention(x_TD, k_cache, v_cache, step)
+        x_TD, residual_TD = self._mlp_norm.add(x_TD, residual_TD)
+        return self._mlp(x_TD), residual_TD
+
+    def slots(self) -> Iterator[Slot]:
+        for part in (self._input_norm, self._attention, self._mlp_norm, self._mlp):
+            yield from part.slots()
+
+    def pack(self) -> None:
+        self._attention.pack()
+        self._mlp.pack()
+
+
+class LlamaMlp:
+    def __init__(
+        self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        total = config.intermediate_size
+        if total % tp.size:
+            raise ConfigError("tp", tp.size, f"the intermediate size {total} can be split over its divisors only")
+        start, stop = tp.rank * total // tp.size, (tp.rank + 1) * total // tp.size
+        self._gate_up = ColumnLinear(
+            config.hidden_size,
+            [Part(f"{name}.gate_proj", total, start, stop), Part(f"{name}.up_proj", total, start, stop)],
+            bias=config.mlp_bias,
+            dtype=dtype,
+            device=device,
+        )
+        self._down = RowLinear(
+            f"{name}.down_proj", total, config.hidden_size, tp, bias=config.mlp_bias, dtype=dtype, device=device
+        )
+
+    def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
+        return self._down(ops.silu_and_mul(self._gate_up(x_TD)))
+
+    def slots(self) -> Iterator[Slot]:
+        yield from self._gate_up.slots()
+        yield from self._down.slots()
+
+    def pack(self) -> None:
+        self._gate_up.pack()
+        self._down.pack()

@@ -1,0 +1,56 @@
+"""From a model directory to a loaded model. A new family is one file beside this one and one line here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from .causal_lm import CausalLM
+from .config import ModelConfig
+from .errors import CheckpointError
+from .llama import LlamaForCausalLM
+from .parallel import TpGroup
+from .weights.safetensors_loader import load_weights
+from .weights.slots import Slot
+
+
+class LoadableModel(CausalLM, Protocol):
+    """What loading asks of a model beyond `CausalLM`."""
+
+    def slots(self) -> Iterator[Slot]:
+        """Every checkpoint tensor and its place on this rank."""
+        ...
+
+    def pack(self) -> None:
+        """Called once, when the weights are loaded: turns them into the form that computes fastest."""
+        ...
+
+
+class ModelClass(Protocol):
+    def __call__(
+        self, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+    ) -> LoadableModel: ...
+
+
+MODELS: dict[str, ModelClass] = {
+    "LlamaForCausalLM": LlamaForCausalLM,
+}
+
+
+def load_model(directory: str | Path, *, tp: TpGroup, device: torch.device, dtype: torch.dtype | None) -> CausalLM:
+    """This rank's share of the model in `directory`; dtype None takes the checkpoint's.
+
+    Raises CheckpointError (file and tensor or field named) and ConfigError (`tp` does not divide the model).
+    """
+    config = ModelConfig.from_directory(directory)
+    model_class = MODELS.get(config.architecture)
+    if model_class is None:
+        raise CheckpointError(
+            f"{Path(directory) / 'config.json'}: architectures: got {config.architecture!r};"
+            f" supported are {', '.join(sorted(MODELS))}"
+        )
+    model = model_class(config, tp, dtype=dtype or getattr(torch, config.dtype), device=device)
+    load_weights(directory, model.slots())
+    model.pack()
+    return model
