@@ -1,0 +1,72 @@
+"""From the slots that a step computes to the tensors that the model wants.
+
+Legend: T tokens, S sequences, R sequences that get a new token, B blocks per table row.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...kernels.attention_inputs import AttentionInputs
+from .scheduler import Schedule
+from .slots import SlotTable
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's input.
+
+    Attributes:
+        token_ids_T, positions_T: int64.
+        attention: the layout.
+        last_rows_R: int64, rows of T whose hidden state brings a new token; None when each row does.
+    """
+
+    token_ids_T: torch.Tensor
+    positions_T: torch.Tensor
+    attention: AttentionInputs
+    last_rows_R: torch.Tensor | None
+
+
+def build_batch(table: SlotTable, schedule: Schedule, device: torch.device) -> Batch:
+    """Gather the scheduled tokens. On CPU the tensors share memory with numpy arrays made for this step."""
+    slots, num_new, block_size = schedule.slots, schedule.num_new_tokens, table.block_size
+    num_computed = table.num_computed_tokens[slots]
+    context_lens = num_computed + num_new
+    query_start = np.zeros(len(slots) + 1, np.int64)
+    np.cumsum(num_new, out=query_start[1:])
+    num_tokens = int(query_start[-1])
+    if num_tokens == len(slots):
+        token_slots, positions = slots, num_computed
+    else:
+        token_slots = np.repeat(slots, num_new)
+        positions = np.arange(num_tokens) + np.repeat(num_computed - query_start[:-1], num_new)
+    block_ids = table.block_tables_SB[token_slots, positions // block_size]
+    slot_mapping = block_ids.astype(np.int64) * block_size + positions % block_size
+    max_num_blocks = -(-int(context_lens.max()) // block_size)
+    every_row_samples = num_tokens == len(slots) and bool(schedule.samples.all())
+    return Batch(
+        token_ids_T=to_device(table.token_ids_SL[token_slots, positions].astype(np.int64), device),
+        positions_T=to_device(positions, device),
+        attention=AttentionInputs(
+            slot_mapping_T=to_device(slot_mapping, device),
+            query_start=to_device(query_start.astype(np.int32), device),
+            context_lens_S=to_device(context_lens.astype(np.int32), device),
+            block_tables_SB=to_device(table.block_tables_SB[slots, :max_num_blocks], device),
+            num_decodes=schedule.num_decodes,
+            query_lens=tuple(num_new.tolist()),
+            host_context_lens=tuple(context_lens.tolist()),
+            block_size=block_size,
+        ),
+        last_rows_R=None if every_row_samples else to_device(query_start[1:][schedule.samples] - 1, device),
+    )
+
+
+def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """On CPU the same memory; elsewhere a copy through pinned memory, so that the host does not wait for it."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
