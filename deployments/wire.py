@@ -1,13 +1,33 @@
 """The wire format between routers and replicas, and its version. No other file knows it.
 
-(In work: messages and codecs follow.)
+A message is one frame of msgpack, `[kind, ...fields]`, and for messages with arrays a second frame with their raw
+little-endian bytes, widest items first so that each array is aligned. Decoding copies nothing: the arrays are views
+of the frame. Request ids on the wire are the router's own, below 2**40.
+
+    router   ── Hello, Ping, Submit, Abort, Goodbye ─────────────────────────────>  replica
+             <── Welcome, Output, Refused, Status, Draining, Goodbye ────────────
+
+Hello, Welcome and Goodbye keep `kind` and `version` as their first two items in every version, so that two
+versions can always tell each other why they part.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from ..models.engine.protocol import EngineStats
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.engine.protocol import F32, I32, U8, U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
 
 WIRE_VERSION = 1
+REQUEST_ID_BITS = 40
+
+Frames = list[bytes]
+
+
+class WireError(ValueError):
+    """Bytes that are no message of this version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,3 +54,299 @@ class ReplicaStatus:
     num_messages_in: int
     num_messages_out: int
     num_rejected_messages: int
+
+
+class _Plain(msgspec.Struct, frozen=True, array_like=True):
+    """A message without arrays: its own header."""
+
+
+class Hello(_Plain, frozen=True, tag=1):
+    """A router opens its session; whatever it had at this replica before is aborted."""
+
+    version: int
+    router_id: str
+
+
+class Welcome(_Plain, frozen=True, tag=2):
+    """The replica's answer: the session is open."""
+
+    version: int
+    replica_id: str
+
+
+class Goodbye(_Plain, frozen=True, tag=3):
+    """The sender ends the session, or refuses it; `reason` is for people."""
+
+    version: int
+    reason: str
+
+
+class Ping(_Plain, frozen=True, tag=4):
+    """The router lives."""
+
+
+class Status(_Plain, frozen=True, tag=5):
+    """The replica lives, and how it does."""
+
+    status: ReplicaStatus
+
+
+class Draining(_Plain, frozen=True, tag=6):
+    """The replica finishes what it has and refuses new requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """New requests, all that one router has for this replica in one tick."""
+
+    batch: SubmitBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Requests to forget."""
+
+    request_ids: U64
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Submitted requests that a draining replica does not take; they are untouched."""
+
+    request_ids: U64
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step brought for one router. `num_in_flight` counts the requests of all routers at the replica."""
+
+    outputs: StepOutputs
+    num_in_flight: int
+
+
+Message = Hello | Welcome | Goodbye | Ping | Status | Draining | Submit | Abort | Refused | Output
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+
+class _SubmitHeader(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Counts: N requests, P prompt tokens, S stop ids."""
+
+    n: Count
+    p: Count
+    s: Count
+
+
+class _AbortHeader(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    n: Count
+
+
+class _RefusedHeader(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    n: Count
+
+
+class _OutputHeader(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Counts: R rows, K top logprobs; without `has_logprobs` none were asked for and none travel."""
+
+    r: Count
+    k: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    has_logprobs: bool
+    num_in_flight: int
+    step_s: float
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    num_recomputed_tokens: int
+
+
+_WithArrays = _SubmitHeader | _AbortHeader | _RefusedHeader | _OutputHeader
+_Header = Hello | Welcome | Goodbye | Ping | Status | Draining | _WithArrays
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[_Header] = msgspec.msgpack.Decoder(_Header)
+
+_U64, _I32, _F32 = np.dtype("<u8"), np.dtype("<i4"), np.dtype("<f4")
+_U8, _I8 = np.dtype("u1"), np.dtype("i1")
+_Arrays = list[tuple[NDArray[Any], np.dtype[Any]]]
+
+
+def encode(message: Message) -> Frames:
+    """The frames of one message."""
+    match message:
+        case Submit():
+            return _encode_submit(message.batch)
+        case Output():
+            return _encode_output(message.outputs, message.num_in_flight)
+        case Abort():
+            return [_encoder.encode(_AbortHeader(len(message.request_ids))), _pack([(message.request_ids, _U64)])]
+        case Refused():
+            return [_encoder.encode(_RefusedHeader(len(message.request_ids))), _pack([(message.request_ids, _U64)])]
+        case _:
+            return [_encoder.encode(message)]
+
+
+def decode(frames: Frames) -> Message:
+    """The message of these frames. Raises WireError on anything else; arrays in the result are read-only."""
+    if not frames:
+        raise WireError("got no frame")
+    try:
+        header = _decoder.decode(frames[0])
+    except msgspec.DecodeError as error:
+        raise WireError(f"no message: {error}") from error
+    match header:
+        case _OutputHeader():
+            return _decode_output(header, _Unpacker(frames))
+        case _SubmitHeader():
+            return _decode_submit(header, _Unpacker(frames))
+        case _AbortHeader():
+            return Abort(_ids(header.n, _Unpacker(frames)))
+        case _RefusedHeader():
+            return Refused(_ids(header.n, _Unpacker(frames)))
+        case _:
+            return header
+
+
+def _ids(count: int, frame: "_Unpacker") -> U64:
+    request_ids = frame.u64(count)
+    frame.end()
+    return request_ids
+
+
+def _encode_output(outputs: StepOutputs, num_in_flight: int) -> Frames:
+    has_logprobs = not np.isnan(outputs.logprobs).all()
+    step = outputs.step
+    header = _OutputHeader(
+        r=len(outputs),
+        k=outputs.top_ids.shape[1],
+        has_logprobs=bool(has_logprobs),
+        num_in_flight=num_in_flight,
+        step_s=step.step_s,
+        num_prefill_tokens=step.num_prefill_tokens,
+        num_decode_tokens=step.num_decode_tokens,
+        num_recomputed_tokens=step.num_recomputed_tokens,
+    )
+    arrays: _Arrays = [(outputs.request_ids, _U64), (outputs.token_ids, _I32)]
+    if has_logprobs:
+        arrays += [(outputs.logprobs, _F32), (outputs.top_ids, _I32), (outputs.top_logprobs, _F32)]
+    return [_encoder.encode(header), _pack([*arrays, (outputs.finish, _U8)])]
+
+
+def _decode_output(header: _OutputHeader, frame: "_Unpacker") -> Output:
+    r, k = header.r, header.k
+    request_ids, token_ids = frame.u64(r), frame.i32(r)
+    if header.has_logprobs:
+        logprobs = frame.f32(r)
+        top_ids, top_logprobs = frame.i32(r * k).reshape(r, k), frame.f32(r * k).reshape(r, k)
+    else:
+        logprobs = np.full(r, np.nan, np.float32)
+        top_ids, top_logprobs = np.zeros((r, 0), np.int32), np.zeros((r, 0), np.float32)
+    finish = frame.u8(r)
+    frame.end()
+    step = StepRecord(
+        header.step_s, header.num_prefill_tokens, header.num_decode_tokens, header.num_recomputed_tokens
+    )
+    return Output(
+        StepOutputs(request_ids, token_ids, finish, logprobs, top_ids, top_logprobs, step), header.num_in_flight
+    )
+
+
+def _encode_submit(batch: SubmitBatch) -> Frames:
+    header = _SubmitHeader(n=len(batch), p=len(batch.prompt_ids), s=len(batch.stop_ids))
+    arrays: _Arrays = [
+        (batch.request_ids, _U64),
+        (batch.seed, _U64),
+        (batch.prompt_lens, _I32),
+        (batch.prompt_ids, _I32),
+        (batch.max_tokens, _I32),
+        (batch.temperature, _F32),
+        (batch.top_k, _I32),
+        (batch.top_p, _F32),
+        (batch.stop_lens, _I32),
+        (batch.stop_ids, _I32),
+        (batch.ignore_eos, _U8),
+        (batch.num_logprobs, _I8),
+    ]
+    return [_encoder.encode(header), _pack(arrays)]
+
+
+def _decode_submit(header: _SubmitHeader, frame: "_Unpacker") -> Submit:
+    n = header.n
+    request_ids, seed = frame.u64(n), frame.u64(n)
+    prompt_lens, prompt_ids = frame.i32(n), frame.i32(header.p)
+    max_tokens, temperature, top_k, top_p = frame.i32(n), frame.f32(n), frame.i32(n), frame.f32(n)
+    stop_lens, stop_ids = frame.i32(n), frame.i32(header.s)
+    ignore_eos, num_logprobs = frame.u8(n), frame.i8(n)
+    frame.end()
+    batch = SubmitBatch(
+        request_ids=request_ids,
+        prompt_lens=prompt_lens,
+        prompt_ids=prompt_ids,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        ignore_eos=ignore_eos,
+        num_logprobs=num_logprobs,
+        stop_lens=stop_lens,
+        stop_ids=stop_ids,
+    )
+    _check_submit(batch)
+    return Submit(batch)
+
+
+def _check_submit(batch: SubmitBatch) -> None:
+    """The engine trusts what comes out of here: counts must agree and ids must differ."""
+    if len(batch) == 0:
+        return
+    if batch.prompt_lens.min() < 1 or batch.prompt_lens.sum(dtype=np.int64) != len(batch.prompt_ids):
+        raise WireError("prompt_lens do not fit prompt_ids")
+    if batch.stop_lens.min() < 0 or batch.stop_lens.sum(dtype=np.int64) != len(batch.stop_ids):
+        raise WireError("stop_lens do not fit stop_ids")
+    if batch.max_tokens.min() < 1:
+        raise WireError("max_tokens below 1")
+    if not (np.isfinite(batch.temperature).all() and np.isfinite(batch.top_p).all()):
+        raise WireError("temperature or top_p is not finite")
+    if int(batch.request_ids.max()) >> REQUEST_ID_BITS or len(np.unique(batch.request_ids)) < len(batch):
+        raise WireError("request ids are too large or come twice")
+
+
+def _pack(arrays: _Arrays) -> bytes:
+    return b"".join([np.ascontiguousarray(array, dtype).data for array, dtype in arrays if array.size])
+
+
+class _Unpacker:
+    """Cuts the second frame into arrays, in the order in which they were packed."""
+
+    def __init__(self, frames: Frames) -> None:
+        if len(frames) != 2:
+            raise WireError(f"got {len(frames)} frames; a message with arrays has 2")
+        self._buffer = frames[1]
+        self._offset = 0
+
+    def u64(self, count: int) -> U64:
+        return np.frombuffer(self._buffer, _U64, count, self._skip(count, 8))
+
+    def i32(self, count: int) -> I32:
+        return np.frombuffer(self._buffer, _I32, count, self._skip(count, 4))
+
+    def f32(self, count: int) -> F32:
+        return np.frombuffer(self._buffer, _F32, count, self._skip(count, 4))
+
+    def u8(self, count: int) -> U8:
+        return np.frombuffer(self._buffer, _U8, count, self._skip(count, 1))
+
+    def i8(self, count: int) -> NDArray[np.int8]:
+        return np.frombuffer(self._buffer, _I8, count, self._skip(count, 1))
+
+    def end(self) -> None:
+        if self._offset != len(self._buffer):
+            raise WireError(f"{len(self._buffer) - self._offset} bytes are left over")
+
+    def _skip(self, count: int, item_bytes: int) -> int:
+        """Where the next array starts."""
+        start = self._offset
+        if count < 0 or start + count * item_bytes > len(self._buffer):
+            raise WireError(f"an array of {count} items does not fit its frame of {len(self._buffer)} bytes")
+        self._offset += count * item_bytes
+        return start

@@ -1,0 +1,256 @@
+"""The sockets of the data path: one ROUTER in each replica, one ROUTER in each router.
+
+    replica  binds ipc in a 0700 directory, and tcp with CURVE on its node's address
+    router   connects to many replicas: ipc on its own host, tcp elsewhere
+
+Each side declares its own id, so a peer is known by what it is and not by where it was dialled: a message for a
+replica never reaches another one that came to life at the same port. Both sides refuse to queue for a peer that is
+not connected (IMMEDIATE, ROUTER_MANDATORY), so a send says at once that the peer is gone.
+"""
+
+import contextlib
+import math
+import os
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
+
+from ..models.errors import ConfigError, UnavailableError
+from .addresses import ReplicaAddress, ServiceKeys
+from .wire import Frames
+
+ZAP_DOMAIN = "nfold"
+ZMTP_HEARTBEAT_MS = 1000
+ZMTP_TIMEOUT_MS = 5000
+MAX_MESSAGE_BYTES = 1 << 30
+
+
+def _new_socket(context: zmq.Context[zmq.Socket[bytes]], own_id: str) -> zmq.Socket[bytes]:
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.ROUTING_ID, own_id.encode())
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    router.setsockopt(zmq.IMMEDIATE, 1)
+    router.setsockopt(zmq.IPV6, 1)
+    router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    # What may wait is bounded by the requests in flight; a full queue would drop a peer that is merely slow.
+    router.setsockopt(zmq.SNDHWM, 0)
+    router.setsockopt(zmq.RCVHWM, 0)
+    router.setsockopt(zmq.HEARTBEAT_IVL, ZMTP_HEARTBEAT_MS)
+    router.setsockopt(zmq.HEARTBEAT_TIMEOUT, ZMTP_TIMEOUT_MS)
+    return router
+
+
+def _send(router: zmq.Socket[bytes], peer: bytes, frames: Frames) -> bool:
+    try:
+        router.send_multipart([peer, *frames], zmq.NOBLOCK)
+    except zmq.ZMQError as error:
+        if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def _receive(router: zmq.Socket[bytes]) -> tuple[bytes, Frames] | None:
+    if not router.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # pyright: ignore[reportOperatorIssue]
+        return None
+    peer, *frames = router.recv_multipart()
+    return peer, frames
+
+
+def _milliseconds(timeout_s: float) -> int:
+    """Rounded up, so that a wait for the rest of a millisecond does not spin."""
+    return max(0, math.ceil(timeout_s * 1000))
+
+
+class _ClientsOfThisService:
+    """Admits the service's client key and no other."""
+
+    def __init__(self, client_public: str) -> None:
+        self._client_public = client_public.encode()
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return domain == ZAP_DOMAIN and key == self._client_public
+
+
+class ReplicaSocket:
+    """A replica's end. `receive`, `send` and `wait` belong to one thread; `wake` is for any.
+
+    Args:
+        keys: None binds ipc only.
+        tcp_host: the node's own address, never a wildcard; None binds ipc only.
+        ipc_parent: where the 0700 directory of the ipc socket is made; None takes the system's temporary one.
+
+    Raises:
+        ConfigError: the address cannot be bound, or the path is too long for a socket.
+    """
+
+    def __init__(
+        self, replica_id: str, keys: ServiceKeys | None, tcp_host: str | None, ipc_parent: Path | None
+    ) -> None:
+        self._context = zmq.Context()
+        self._router = _new_socket(self._context, replica_id)
+        self._authenticator: ThreadAuthenticator | None = None
+        self._waker, self._wakened = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakened.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._router, zmq.POLLIN)
+        self._poller.register(self._wakened, zmq.POLLIN)
+        self._ipc_directory = Path(tempfile.mkdtemp(prefix="nfold-", dir=ipc_parent))
+        self.tcp_endpoint = ""
+        try:
+            self.ipc_endpoint = self._bind_ipc()
+            if keys is not None and tcp_host is not None:
+                self.tcp_endpoint = self._bind_tcp(keys, tcp_host)
+        except BaseException:
+            self.close(linger_s=0)
+            raise
+
+    def _bind_ipc(self) -> str:
+        path = self._ipc_directory / "replica"
+        if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
+            raise ConfigError(
+                "ipc_parent", str(path.parent.parent), f"the socket's path may have {zmq.IPC_PATH_MAX_LEN} bytes"
+            )
+        self._router.bind(f"ipc://{path}")
+        return f"ipc://{path}"
+
+    def _bind_tcp(self, keys: ServiceKeys, tcp_host: str) -> str:
+        if tcp_host in ("*", "0.0.0.0", "::", ""):
+            raise ConfigError("tcp_host", tcp_host, "give the node's own address, not a wildcard")
+        self._authenticator = ThreadAuthenticator(self._context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(ZAP_DOMAIN, _ClientsOfThisService(keys.client_public))
+        # These count for binds from here on; the ipc end above stays as it is.
+        self._router.setsockopt(zmq.CURVE_SERVER, 1)
+        self._router.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret.encode())
+        self._router.setsockopt(zmq.CURVE_PUBLICKEY, keys.server_public.encode())
+        self._router.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN.encode())
+        host = f"[{tcp_host}]" if ":" in tcp_host else tcp_host
+        try:
+            port = self._router.bind_to_random_port(f"tcp://{host}")
+        except (zmq.ZMQError, zmq.ZMQBindError) as error:
+            raise ConfigError("tcp_host", tcp_host, f"an address of this node ({error})") from error
+        return f"tcp://{host}:{port}"
+
+    def receive(self) -> tuple[bytes, Frames] | None:
+        """The next message and who sent it; None when there is none now."""
+        return _receive(self._router)
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        """False when the peer is not connected any more."""
+        return _send(self._router, peer, frames)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a message is there, until `wake`, or for `timeout_s`."""
+        ready = dict(self._poller.poll(_milliseconds(timeout_s)))
+        if self._wakened.fileno() in ready:
+            self._wakened.recv(4096)
+
+    def wake(self) -> None:
+        """End the `wait` in progress or the next one. Ignored once closed."""
+        with contextlib.suppress(OSError):  # closed, or so many wakes are pending that one more adds nothing
+            self._waker.send(b"w")
+
+    def close(self, linger_s: float) -> None:
+        """Close, giving messages already sent `linger_s` to leave. Ignored the second time."""
+        if self._authenticator is not None:
+            self._authenticator.stop()
+            self._authenticator = None
+        self._context.destroy(linger=int(linger_s * 1000))
+        self._waker.close()
+        self._wakened.close()
+        shutil.rmtree(self._ipc_directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LostConnection:
+    """A connection that ended or was not admitted.
+
+    Attributes:
+        refused: the handshake failed: the keys do not fit.
+    """
+
+    endpoint: str
+    refused: bool
+
+
+class RouterSocket:
+    """A router's end, for one thread.
+
+    Args:
+        keys: None can reach replicas on this host only.
+        host: this machine, as in `ReplicaAddress.host`.
+    """
+
+    def __init__(self, router_id: str, keys: ServiceKeys | None, host: str) -> None:
+        self._keys = keys
+        self._host = host
+        self._context = zmq.Context()
+        self._router = _new_socket(self._context, router_id)
+        self._router.setsockopt(zmq.RECONNECT_IVL, 100)
+        self._router.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        watched = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        self._monitor: zmq.Socket[bytes] = self._router.get_monitor_socket(watched)
+
+    def connect(self, address: ReplicaAddress) -> str:
+        """Begin to connect; returns the endpoint taken. Raises UnavailableError when there is no way there."""
+        path = address.ipc_endpoint.removeprefix("ipc://")
+        if address.host == self._host and os.access(path, os.W_OK):
+            self._router.setsockopt(zmq.CURVE_SERVER, 0)  # no CURVE for connections from here on
+            self._router.connect(address.ipc_endpoint)
+            return address.ipc_endpoint
+        if self._keys is None or not address.tcp_endpoint:
+            raise UnavailableError(
+                f"replica {address.replica_id} is on host {address.host}, this router on {self._host}, and tcp "
+                f"between hosts needs the service's keys on both sides"
+            )
+        self._router.setsockopt(zmq.CURVE_SERVERKEY, self._keys.server_public.encode())
+        self._router.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.client_public.encode())
+        self._router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.client_secret.encode())
+        self._router.connect(address.tcp_endpoint)
+        return address.tcp_endpoint
+
+    def disconnect(self, endpoint: str) -> None:
+        self._router.disconnect(endpoint)
+
+    def send(self, replica_id: str, frames: Frames) -> bool:
+        """False when the replica is not connected (yet, or any more)."""
+        return _send(self._router, replica_id.encode(), frames)
+
+    def receive(self) -> tuple[str, Frames] | None:
+        """The next message and the replica that sent it; None when there is none now."""
+        received = _receive(self._router)
+        return received and (received[0].decode(errors="replace"), received[1])
+
+    def lost_connections(self) -> list[LostConnection]:
+        """Those lost since the last call, in order. Messages that came before are still to be received."""
+        lost: list[LostConnection] = []
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            lost.append(LostConnection(event["endpoint"].decode(), event["event"] != zmq.EVENT_DISCONNECTED))
+        return lost
+
+    def is_readable(self) -> bool:
+        """Whether a message is there. Ask after each send, too: the descriptor is edge-triggered."""
+        return bool(self._router.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # pyright: ignore[reportOperatorIssue]
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until a message is there, at most `timeout_s`."""
+        return bool(self._router.poll(_milliseconds(timeout_s)))
+
+    def fileno(self) -> int:
+        return self._router.fileno()
+
+    def close(self, linger_s: float) -> None:
+        """Close, giving messages already sent `linger_s` to leave. Ignored the second time."""
+        if not self._router.closed:
+            self._router.disable_monitor()
+        self._context.destroy(linger=int(linger_s * 1000))
