@@ -25,7 +25,7 @@ class ReplicaCounters:
     Attributes:
         replica: its identity.
         node: the node it runs on.
-        accelerator: what it computes on; `Yardstick`s are looked up by it.
+        yardstick: name of the `Yardstick` that it is measured by.
         service_s: its own time in service when it told; goes back when it starts anew.
         idle_s: of that, without work.
         output_tokens: generated in that time.
@@ -35,7 +35,7 @@ class ReplicaCounters:
 
     replica: str
     node: str
-    accelerator: str
+    yardstick: str
     service_s: float
     idle_s: float
     output_tokens: int
@@ -131,7 +131,7 @@ class _Tally:
     `standing_s` of those intervals: everything is scaled from the one to the other.
     """
 
-    accelerator: str
+    yardstick: str
     standing_s: float = 0.0
     service_s: float = 0.0
     tokens: int = 0
@@ -153,19 +153,19 @@ def account(
 
     Args:
         samples: at least two, with growing times.
-        yardsticks: by accelerator.
+        yardsticks: by name.
         measured: output tokens/s over the window as a client counted them; None takes what the replicas told.
 
     Returns None when no replica stands at both ends of any interval, or one has no yardstick.
     """
     window_s = _window_s(samples)
     tallies = _tallies(samples)
-    known = all(replica.accelerator in yardsticks for sample in samples for replica in sample.replicas)
+    known = all(replica.yardstick in yardsticks for sample in samples for replica in sample.replicas)
     if not tallies or not known:
         return None
     baseline, told, idle = 0.0, 0.0, {"starved": 0.0, "no demand": 0.0}
     for tally in tallies.values():
-        rate = yardsticks[tally.accelerator].tokens_per_s
+        rate = yardsticks[tally.yardstick].tokens_per_s
         baseline += rate * tally.standing_s / window_s
         told += tally.tokens * tally.scale / window_s
         for reason, seconds in tally.idle_s.items():
@@ -200,7 +200,7 @@ def _tallies(samples: Sequence[ModelCounters]) -> dict[str, _Tally]:
             old = earlier.get(new.replica)
             if old is None or _started_anew(old, new):
                 continue
-            tally = tallies.setdefault(new.replica, _Tally(new.accelerator))
+            tally = tallies.setdefault(new.replica, _Tally(new.yardstick))
             span_s = new.service_s - old.service_s
             idle_s = min(new.idle_s - old.idle_s, span_s)
             tally.standing_s += after.time_s - before.time_s
@@ -217,6 +217,6 @@ def _started_anew(old: ReplicaCounters, new: ReplicaCounters) -> bool:
 
 def _is_saturated(samples: Sequence[ModelCounters], yardsticks: Mapping[str, Yardstick]) -> bool:
     """Requests in flight, more than wanted never making up for less at another moment, against those wanted."""
-    wanted = [sum(yardsticks[replica.accelerator].num_in_flight for replica in s.replicas) for s in samples]
+    wanted = [sum(yardsticks[replica.yardstick].num_in_flight for replica in s.replicas) for s in samples]
     present = [min(sample.num_in_flight, want) for sample, want in zip(samples, wanted, strict=True)]
     return sum(present) >= SATURATED_IN_FLIGHT_SHARE * sum(wanted)

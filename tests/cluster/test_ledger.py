@@ -17,13 +17,13 @@ def replica(
     output_tokens: int,
     *,
     idle_s: float = 0.0,
-    accelerator: str = "CPU",
+    yardstick: str = "CPU",
     num_running: int = 8,
 ) -> ReplicaCounters:
     return ReplicaCounters(
         replica=name,
         node=name,
-        accelerator=accelerator,
+        yardstick=yardstick,
         service_s=service_s,
         idle_s=idle_s,
         output_tokens=output_tokens,
@@ -164,8 +164,8 @@ def test_pools_of_two_speeds_add_their_own_baselines() -> None:
 
     def mixed(time_s: float, slow: int, fast: int) -> ModelCounters:
         replicas = (
-            replica("a", time_s, slow, accelerator="MI300X"),
-            replica("b", time_s, fast, accelerator="MI355X"),
+            replica("a", time_s, slow, yardstick="MI300X"),
+            replica("b", time_s, fast, yardstick="MI355X"),
         )
         return ModelCounters(time_s=time_s, num_queued=0, replicas=replicas)
 
@@ -197,7 +197,7 @@ REPLICAS = st.lists(
         ReplicaCounters,
         replica=st.sampled_from("abcd"),
         node=st.sampled_from("xy"),
-        accelerator=st.sampled_from(["CPU", "MI355X"]),
+        yardstick=st.sampled_from(["CPU", "MI355X"]),
         service_s=st.floats(0, 1e6),
         idle_s=st.floats(0, 1e6),
         output_tokens=st.integers(0, 10**9),

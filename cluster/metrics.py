@@ -1,0 +1,151 @@
+"""The Prometheus side of the observer: a `ServiceReport` as metric families.
+
+Names follow Prometheus's conventions (prometheus.io/docs/practices/naming): base units, `_total` for counters.
+Rates and efficiency per pool or node are left to PromQL: both the tokens and the baselines carry replica labels.
+"""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from ..deployments.router_stats import HistogramSnapshot
+from .observer import ServiceReport
+from .service_view import ReplicaView
+
+REPLICA_LABELS = ("model", "pool", "node", "replica", "accelerator")
+
+# Name of the total in ServiceReport: (metric, what it is, labels).
+COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "output_tokens": ("nfold_output_tokens", "Tokens generated.", REPLICA_LABELS),
+    "prompt_tokens": ("nfold_prompt_tokens", "Prompt tokens taken in.", REPLICA_LABELS),
+    "cached_prompt_tokens": (
+        "nfold_cached_prompt_tokens",
+        "Prompt tokens that the prefix cache saved.",
+        REPLICA_LABELS,
+    ),
+    "recomputed_tokens": ("nfold_recomputed_tokens", "Tokens computed again after a preemption.", REPLICA_LABELS),
+    "preemptions": ("nfold_preemptions", "Requests preempted for want of KV blocks.", REPLICA_LABELS),
+    "engine_steps": ("nfold_engine_steps", "Steps of the engine.", REPLICA_LABELS),
+    "replica_seconds": (
+        "nfold_replica_seconds",
+        "Time in service: idle (no work), busy (in a step), overhead (work, but between steps).",
+        (*REPLICA_LABELS, "state"),
+    ),
+    "requests": ("nfold_requests", "Requests that ended, by outcome.", ("model", "outcome")),
+    "requests_continued": ("nfold_requests_continued", "Requests moved off a dead replica.", ("model",)),
+}
+HISTOGRAMS = {
+    "ttft": ("nfold_time_to_first_token_seconds", "From submission to the first token, queueing included."),
+    "tpot": ("nfold_time_per_output_token_seconds", "Time per output token after the first."),
+    "e2e": ("nfold_request_seconds", "From submission to the end, queueing included."),
+}
+
+
+class ServiceCollector(Collector):
+    """Gives Prometheus whatever `report` returns at the moment of the scrape."""
+
+    def __init__(self, report: Callable[[], ServiceReport]) -> None:
+        self._report = report
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not take a report."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        report = self._report()
+        yield from _counters(report)
+        yield from _replica_gauges(report)
+        yield from _model_gauges(report)
+        yield from _histograms(report)
+        yield GaugeMetricFamily("nfold_gateways", "Gateways that are heard of.", value=report.num_routers)
+
+
+def _counters(report: ServiceReport) -> Iterator[Metric]:
+    families = {name: CounterMetricFamily(*COUNTERS[name][:2], labels=COUNTERS[name][2]) for name in COUNTERS}
+    for (name, labels), total in report.counters.items():
+        families[name].add_metric(labels, total)
+    yield from families.values()
+
+
+def _replica_labels(replica: ReplicaView) -> tuple[str, ...]:
+    address = replica.address
+    return (address.model, address.pool, replica.node, address.replica_id, address.accelerator)
+
+
+def _replica_gauges(report: ServiceReport) -> Iterator[Metric]:
+    up = GaugeMetricFamily("nfold_replica_up", "1 when the replica answers.", labels=REPLICA_LABELS)
+    running = GaugeMetricFamily("nfold_requests_running", "Requests in the engine's steps.", labels=REPLICA_LABELS)
+    waiting = GaugeMetricFamily("nfold_requests_waiting", "Requests in the engine's queue.", labels=REPLICA_LABELS)
+    blocks = GaugeMetricFamily("nfold_kv_blocks", "KV blocks that there are.", labels=REPLICA_LABELS)
+    used = GaugeMetricFamily("nfold_kv_blocks_used", "KV blocks in use.", labels=REPLICA_LABELS)
+    baseline = GaugeMetricFamily(
+        "nfold_baseline_tokens_per_second", "The replica's share of its node's baseline.", labels=REPLICA_LABELS
+    )
+    for replica in report.view.replicas.values():
+        labels = _replica_labels(replica)
+        up.add_metric(labels, float(replica.alive))
+        if not replica.alive:
+            continue
+        if replica.status is not None:
+            stats = replica.status.stats
+            running.add_metric(labels, stats.num_running)
+            waiting.add_metric(labels, stats.num_waiting)
+            blocks.add_metric(labels, stats.num_kv_blocks)
+            used.add_metric(labels, stats.num_kv_blocks_used)
+        measured = report.models[replica.address.model].baselines.get(replica.yardstick)
+        if measured is not None:
+            baseline.add_metric(labels, measured.yardstick.tokens_per_s)
+    yield from (up, running, waiting, blocks, used, baseline)
+
+
+def _model_gauges(report: ServiceReport) -> Iterator[Metric]:
+    queued = GaugeMetricFamily("nfold_requests_queued", "Requests that wait in gateways.", labels=("model",))
+    measured = GaugeMetricFamily(
+        "nfold_measured_tokens_per_second", "Output rate over the ledger's window.", labels=("model",)
+    )
+    provisioned = GaugeMetricFamily(
+        "nfold_provisioned_tokens_per_second", "Sum of baselines over the ledger's window.", labels=("model",)
+    )
+    lost = GaugeMetricFamily(
+        "nfold_lost_tokens_per_second",
+        "The gap between the sum of baselines and what was measured; the reasons sum to it.",
+        labels=("model", "reason"),
+    )
+    efficiency = GaugeMetricFamily(
+        "nfold_scaling_efficiency_ratio",
+        "Measured over the sum of baselines; saturated windows only.",
+        labels=("model",),
+    )
+    for model, entry in report.models.items():
+        queued.add_metric((model,), entry.view.num_queued)
+        if entry.ledger is None:
+            continue
+        measured.add_metric((model,), entry.ledger.measured)
+        provisioned.add_metric((model,), entry.ledger.baseline)
+        for reason, rate in entry.ledger.losses.items():
+            lost.add_metric((model, reason.replace(" ", "_")), rate)
+        if entry.ledger.efficiency is not None:
+            efficiency.add_metric((model,), entry.ledger.efficiency)
+    yield from (queued, measured, provisioned, lost, efficiency)
+
+
+def _histograms(report: ServiceReport) -> Iterator[Metric]:
+    families = {
+        name: HistogramMetricFamily(metric, text, labels=("model", "pool"))
+        for name, (metric, text) in HISTOGRAMS.items()
+    }
+    for (name, model, pool), histogram in report.histograms.items():
+        families[name].add_metric((model, pool), _buckets(histogram), histogram.total_s)
+    yield from families.values()
+
+
+def _buckets(histogram: HistogramSnapshot) -> list[tuple[str, float]]:
+    """Cumulative counts by upper bound, as Prometheus has them."""
+    bounds = [*(str(bound) for bound in histogram.bounds_s), "+Inf"]
+    total, buckets = 0, list[tuple[str, float]]()
+    for bound, count in zip(bounds, histogram.counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets
