@@ -1,13 +1,42 @@
-"""The replica's side of the data path: one thread, one engine, one message per step and gateway. (In work.)"""
+"""The replica's side of the data path: one thread, one engine, one message per step and router."""
 
+import logging
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..models.engine.protocol import Engine
-from .addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys
-from .wire import ReplicaStatus
+import numpy as np
+
+from ..models.engine.protocol import Engine, StepOutputs
+from ..models.errors import EngineError
+from .addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys, this_host
+from .gateway_sessions import GatewaySession, GatewaySessions
+from .transport import ReplicaSocket
+from .wire import (
+    WIRE_VERSION,
+    Abort,
+    Draining,
+    Frames,
+    Goodbye,
+    Hello,
+    Output,
+    Ping,
+    Refused,
+    ReplicaStatus,
+    Status,
+    Submit,
+    Welcome,
+    WireError,
+    decode,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+# Time for the last tokens and the farewell to leave when the loop ends.
+CLOSING_LINGER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +47,8 @@ class ServiceSettings:
         ipc_parent: where the 0700 directory of the ipc socket is made; None takes the system's temporary one.
         tcp_host: the node's address to bind to; None binds no tcp. Needs keys.
         status_s: seconds between two Status messages.
-        gateway_dead_after_s: a gateway that says nothing for so long is gone.
+        gateway_dead_after_s: a router that says nothing for so long is gone. (One that closes or dies is noticed
+            with the next message for it.)
     """
 
     ipc_parent: Path | None = None
@@ -31,13 +61,14 @@ class EngineService:
     """Serves one engine to routers.
 
     The constructor binds the sockets, so `address` is known at once. `run` is the blocking loop of one thread; all
-    other methods and properties may be used from any thread.
+    other methods and properties may be used from any thread. The engine stays the caller's to close, after `run`.
 
     Args:
         keys: the service's; None means ipc only.
-    """
 
-    address: ReplicaAddress
+    Raises:
+        ConfigError: a socket cannot be bound.
+    """
 
     def __init__(
         self,
@@ -47,30 +78,232 @@ class EngineService:
         settings: ServiceSettings = ServiceSettings(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        raise NotImplementedError
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+        self._socket = ReplicaSocket(identity.replica_id, keys, settings.tcp_host, settings.ipc_parent)
+        self.address = _address_of(engine, identity, self._socket)
+        self._sessions = GatewaySessions()
+        self._stopping = False
+        self._drain_wanted = False
+        self._draining = False
+        self._ended = threading.Event()
+        self._failure: Exception | None = None
+        self._status_due_s = clock()
+        self._status = ReplicaStatus(
+            stats=engine.stats(),
+            idle_s=0.0,
+            busy_s=0.0,
+            overhead_s=0.0,
+            draining=False,
+            num_gateways=0,
+            num_messages_in=0,
+            num_messages_out=0,
+            num_rejected_messages=0,
+        )
+        self._idle_s = self._busy_s = self._overhead_s = 0.0
+        self._num_in = self._num_out = self._num_rejected = 0
 
     @property
     def status(self) -> ReplicaStatus:
-        """As last sent (refreshed every `status_s`, also when no gateway is connected)."""
-        raise NotImplementedError
+        """As last sent (refreshed every `status_s`, also when no router is connected)."""
+        return self._status
 
     @property
     def failure(self) -> Exception | None:
         """What ended the loop, once the engine failed: the health check must fail then."""
-        raise NotImplementedError
+        return self._failure
 
     def run(self) -> None:
         """Serve until `stop`, until drained, or until the engine fails (see `failure`). Closes the sockets."""
-        raise NotImplementedError
+        reason = "the replica stopped"
+        try:
+            self._serve()
+        except EngineError as error:
+            self._failure = error
+            reason = f"the engine failed: {error}"
+            logger.error("replica %s: %s", self.address.replica_id, reason)
+        except Exception as error:
+            self._failure = error
+            reason = f"the replica failed: {error!r}"
+            raise
+        finally:
+            for session in self._sessions:
+                self._send(session.peer, encode(Goodbye(WIRE_VERSION, reason)))
+            self._socket.close(CLOSING_LINGER_S)
+            self._ended.set()
 
     def begin_drain(self) -> None:
         """Take nothing new from now on; `run` returns when all requests are finished."""
-        raise NotImplementedError
+        self._drain_wanted = True
+        self._socket.wake()
 
     def drain(self, timeout_s: float) -> bool:
         """`begin_drain`, then wait for `run` to return. False when time ran out."""
-        raise NotImplementedError
+        self.begin_drain()
+        return self._ended.wait(timeout_s)
 
     def stop(self) -> None:
         """Make `run` return after the step in progress; routers continue what was in flight elsewhere."""
-        raise NotImplementedError
+        self._stopping = True
+        self._socket.wake()
+
+    def _serve(self) -> None:
+        """The loop. Every moment is idle (nothing to compute), busy (inside a step) or overhead (the rest).
+
+        receive ─ step ─ send ─ receive ─ step ─ send ─ receive ─ wait ...
+        overhead  busy   overhead         busy   overhead         idle
+        """
+        mark_s = self._clock()
+        while not self._stopping:
+            self._receive_all()
+            if self._drain_wanted and not self._draining:
+                self._announce_drain()
+            has_work = self._engine.has_work()
+            if self._draining and not has_work:
+                break
+            start_s = self._clock()
+            if (
+                start_s >= self._status_due_s
+            ):  # right after receiving: a step may have lasted longer than silence may
+                self._tell_status(start_s)
+            self._overhead_s += start_s - mark_s
+            if has_work:
+                outputs = self._engine.step()
+                mark_s = self._clock()
+                self._busy_s += mark_s - start_s
+                self._send_outputs(outputs)
+            else:
+                self._socket.wait(self._status_due_s - start_s)
+                mark_s = self._clock()
+                self._idle_s += mark_s - start_s
+
+    def _receive_all(self) -> None:
+        while (received := self._socket.receive()) is not None:
+            peer, frames = received
+            self._num_in += 1
+            try:
+                self._handle(peer, frames)
+            except WireError as error:
+                self._reject(peer, str(error))
+
+    def _handle(self, peer: bytes, frames: Frames) -> None:
+        message = decode(frames)
+        if isinstance(message, Hello):
+            self._open_session(peer, message)
+            return
+        session = self._sessions.get(peer)
+        if session is None:
+            if not isinstance(message, Goodbye):
+                raise WireError("this replica knows no session of yours; say hello first")
+            return
+        session.last_heard_s = self._clock()
+        match message:
+            case Submit():
+                self._submit(session, message)
+            case Abort():
+                ids = session.engine_ids(message.request_ids)
+                session.in_flight.difference_update(ids.tolist())
+                self._engine.abort(ids)
+            case Goodbye():
+                self._close_session(session, "it said goodbye")
+            case Ping():
+                pass  # being heard was all
+            case _:
+                raise WireError(f"a router does not send {type(message).__name__}")
+
+    def _open_session(self, peer: bytes, hello: Hello) -> None:
+        if (old := self._sessions.get(peer)) is not None:
+            self._close_session(old, "it began anew")
+        if hello.version != WIRE_VERSION:
+            raise WireError(
+                f"replica {self.address.replica_id} speaks wire version {WIRE_VERSION}, router {hello.router_id} "
+                f"version {hello.version}: run one version of nfold on all nodes"
+            )
+        session = self._sessions.open(peer, self._clock())
+        self._send(peer, encode(Welcome(WIRE_VERSION, self.address.replica_id)))
+        self._send(peer, encode(Status(self._status)))
+        if self._draining:
+            self._send(peer, encode(Draining()))
+        logger.info("router %s connected (session %d)", hello.router_id, session.slot)
+
+    def _close_session(self, session: GatewaySession, reason: str) -> None:
+        """Abort what the router had here, so that its KV blocks are free at once."""
+        self._sessions.close(session)
+        if session.in_flight:
+            self._engine.abort(np.array(sorted(session.in_flight), np.uint64))
+        logger.info("router %r left: %s; %d requests aborted", session.peer, reason, len(session.in_flight))
+
+    def _submit(self, session: GatewaySession, message: Submit) -> None:
+        batch = message.batch
+        if self._draining:
+            self._send(session.peer, encode(Refused(batch.request_ids)))
+            return
+        engine_ids = session.engine_ids(batch.request_ids)
+        new = set(engine_ids.tolist())
+        if not session.in_flight.isdisjoint(new):
+            raise WireError("a request id is still in flight")
+        session.in_flight |= new
+        self._engine.submit(replace(batch, request_ids=engine_ids))
+
+    def _reject(self, peer: bytes, reason: str) -> None:
+        """Answer what is malformed or unwelcome with a farewell, so that the sender knows why it gets nothing."""
+        self._num_rejected += 1
+        logger.warning("rejected a message of %r: %s", peer, reason)
+        if (session := self._sessions.get(peer)) is not None:
+            self._close_session(session, reason)
+        self._send(peer, encode(Goodbye(WIRE_VERSION, reason)))
+
+    def _send_outputs(self, outputs: StepOutputs) -> None:
+        parts = self._sessions.split(outputs)
+        num_in_flight = self._sessions.num_in_flight()
+        for session, rows in parts:
+            if not self._send(session.peer, encode(Output(rows, num_in_flight))):
+                self._close_session(session, "its connection is lost")
+
+    def _announce_drain(self) -> None:
+        self._draining = True
+        for session in self._sessions:
+            self._send(session.peer, encode(Draining()))
+
+    def _tell_status(self, now_s: float) -> None:
+        for session in self._sessions:
+            if now_s - session.last_heard_s > self._settings.gateway_dead_after_s:
+                self._close_session(session, f"silent for {now_s - session.last_heard_s:.1f} s")
+        self._status = ReplicaStatus(
+            stats=self._engine.stats(),
+            idle_s=self._idle_s,
+            busy_s=self._busy_s,
+            overhead_s=self._overhead_s,
+            draining=self._draining,
+            num_gateways=len(self._sessions),
+            num_messages_in=self._num_in,
+            num_messages_out=self._num_out,
+            num_rejected_messages=self._num_rejected,
+        )
+        frames = encode(Status(self._status))
+        for session in self._sessions:
+            if not self._send(session.peer, frames):
+                self._close_session(session, "its connection is lost")
+        self._status_due_s = now_s + self._settings.status_s
+
+    def _send(self, peer: bytes, frames: Frames) -> bool:
+        sent = self._socket.send(peer, frames)
+        self._num_out += sent
+        return sent
+
+
+def _address_of(engine: Engine, identity: ReplicaIdentity, socket: ReplicaSocket) -> ReplicaAddress:
+    return ReplicaAddress(
+        replica_id=identity.replica_id,
+        model=identity.model,
+        pool=identity.pool,
+        accelerator=identity.accelerator,
+        node_id=identity.node_id,
+        host=this_host(),
+        ipc_endpoint=socket.ipc_endpoint,
+        tcp_endpoint=socket.tcp_endpoint,
+        max_num_seqs=engine.info.max_num_seqs,
+        max_model_len=engine.info.max_model_len,
+        tp=identity.tp,
+    )
