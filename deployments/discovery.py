@@ -161,9 +161,9 @@ def _list(service: str, kind: str, prefix: str) -> dict[str, bytes]:
     if not keys:
         return {}
     start = len(_key(service, kind, ""))
-    values = internal_kv.internal_kv_get_gcs_client().internal_kv_multi_get(
-        keys, namespace=NAMESPACE, timeout=TIMEOUT_S
-    )
+    client = internal_kv.internal_kv_get_gcs_client()
+    assert client is not None, "Ray is not connected"
+    values = client.internal_kv_multi_get(keys, namespace=NAMESPACE, timeout=TIMEOUT_S)
     return {key[start:].decode(): value for key, value in values.items()}
 
 
