@@ -49,6 +49,8 @@ class ReplicaAddress:
         max_num_seqs: most requests in one step.
         max_model_len: most tokens of prompt + answer.
         started_at: seconds since the epoch; tells a restarted replica of the same id from its predecessor.
+        engine: `EngineInfo.engine`.
+        settings: the engine's settings as effective, for the provenance of measurements.
     """
 
     replica_id: str
@@ -63,6 +65,8 @@ class ReplicaAddress:
     max_model_len: int
     tp: int
     started_at: float = field(default_factory=time.time)
+    engine: str = "native"
+    settings: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

@@ -306,4 +306,6 @@ def _address_of(engine: Engine, identity: ReplicaIdentity, socket: ReplicaSocket
         max_num_seqs=engine.info.max_num_seqs,
         max_model_len=engine.info.max_model_len,
         tp=identity.tp,
+        engine=engine.info.engine,
+        settings=engine.info.settings,
     )
