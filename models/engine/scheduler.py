@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .admission import AnswerShare, Outlook
 from .block_pool import ROOT_HASH, BlockPool, chain_hash
 from .protocol import I32
 from .request import Request
 from .settings import ResolvedSettings
 from .slots import I64, SlotTable
-
-_LEARNING_RATE = 0.05
-_PREEMPTION_STEP = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Scheduler:
         self._running: dict[int, Request] = {}  # in the order of arrival, all of them before those that wait
         self._running_slots: I64 = np.zeros(0, np.int64)
         self._free_slots = list(range(settings.max_num_seqs))[::-1]
-        self._answer_share = 0.5
+        self._answer_share = AnswerShare()
 
     @property
     def num_running(self) -> int:
@@ -122,7 +120,8 @@ class Scheduler:
         if ended_R.any():
             for request_id in table.request_ids[slots_R[ended_R]].tolist():
                 request = self._running.pop(request_id)
-                self._learn_answer_share(request)
+                num_answered = int(table.num_tokens[request.slot]) - request.num_prompt_tokens
+                self._answer_share.saw_end(num_answered, request.max_num_tokens - request.num_prompt_tokens)
                 self._vacate(request)
             self._list_running()
 
@@ -159,7 +158,7 @@ class Scheduler:
         self._waiting[request_id] = request
         self._waiting.move_to_end(request_id, last=False)
         self.totals.preemptions += 1
-        self._answer_share += _PREEMPTION_STEP * (1 - self._answer_share)
+        self._answer_share.saw_preemption()
 
     def _vacate(self, request: Request) -> None:
         self.pool.release(self.table.take_blocks(request.slot))
@@ -172,32 +171,24 @@ class Scheduler:
     # Admission
 
     def _admit(self, budget: int) -> tuple[list[Request], I64]:
-        """Start waiting requests while budget, slots and blocks last; returns them with their first shares.
-
-        One starts only if its tokens and the answers of all that run, as long as answers have lately been, fit into
-        the blocks together. Without that look ahead a full cache would preempt at once what it admits.
-        """
+        """Start waiting requests while budget, slots and blocks last; returns them with their first shares."""
         admitted: list[Request] = []
         num_first: list[int] = []
-        reserved = self._expected_growth()
+        outlook = Outlook(self.table, self._running_slots, self._answer_share.value)
         while self._waiting and self._free_slots and budget > 0:
             request_id, request = next(iter(self._waiting.items()))
-            cached_ids = self._find_cached_blocks(request)
-            num_final_blocks = self._blocks_for(
-                self._expected_tokens(len(request.token_ids), request.max_num_tokens)
-            )
+            num_tokens, cached_ids = len(request.token_ids), self._find_cached_blocks(request)
             num_free = self.pool.num_free - self.pool.count_free(cached_ids)
-            if self._running and num_final_blocks - len(cached_ids) + reserved > num_free:
+            fits = outlook.admits(num_tokens, request.max_num_tokens, len(cached_ids), num_free)
+            if self._running and not fits:
                 break
-            num_cached = len(cached_ids) * self.table.block_size
-            num_new = min(len(request.token_ids) - num_cached, budget)
+            num_new = min(num_tokens - len(cached_ids) * self.table.block_size, budget)
             self._start(request, cached_ids, num_new)
             del self._waiting[request_id]
             self._running[request_id] = request
             admitted.append(request)
             num_first.append(num_new)
             budget -= num_new
-            reserved += num_final_blocks - int(self.table.num_blocks[request.slot])
         return admitted, np.array(num_first, np.int64)
 
     def _start(self, request: Request, cached_ids: list[int], num_new: int) -> None:
@@ -211,7 +202,7 @@ class Scheduler:
         table.num_tokens[slot] = num_tokens
         table.max_num_tokens[slot] = request.max_num_tokens
         table.num_computed_tokens[slot] = num_cached
-        table.num_hashed_blocks[slot] = len(cached_ids)
+        table.num_shared_blocks[slot] = table.num_hashed_blocks[slot] = len(cached_ids)
         num_found = max(0, min(num_cached, request.num_prompt_tokens) - request.num_seen_tokens)
         self.totals.prompt_tokens += num_found
         self.totals.cached_prompt_tokens += num_found
@@ -224,21 +215,6 @@ class Scheduler:
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.table.block_size)
-
-    def _expected_tokens(self, num_tokens: int, max_num_tokens: int) -> int:
-        return num_tokens + int(self._answer_share * (max_num_tokens - num_tokens))
-
-    def _expected_growth(self) -> int:
-        """Blocks that the running requests are expected to take still."""
-        table, slots = self.table, self._running_slots
-        num_tokens = table.num_tokens[slots]
-        num_final = num_tokens + (self._answer_share * (table.max_num_tokens[slots] - num_tokens)).astype(np.int64)
-        return int(np.maximum(table.blocks_for(num_final) - table.num_blocks[slots], 0).sum())
-
-    def _learn_answer_share(self, request: Request) -> None:
-        num_output = int(self.table.num_tokens[request.slot]) - request.num_prompt_tokens
-        share = num_output / (request.max_num_tokens - request.num_prompt_tokens)
-        self._answer_share += _LEARNING_RATE * (share - self._answer_share)
 
     # Prefix cache
 

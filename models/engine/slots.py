@@ -24,6 +24,7 @@ class SlotTable:
         block_tables_SB: int32 [S, B], 0 beyond num_blocks.
         num_prompt_tokens, num_tokens, num_computed_tokens, num_blocks: int64 [S].
         num_seen_tokens: int64 [S], see `Request`.
+        num_shared_blocks: int64 [S], blocks that came from the prefix cache.
         num_hashed_blocks: int64 [S], blocks that the prefix cache already knows.
         max_num_tokens: int64 [S], the length at which the request ends.
     """
@@ -38,6 +39,7 @@ class SlotTable:
         self.num_computed_tokens: I64 = np.zeros(num_slots, np.int64)
         self.num_seen_tokens: I64 = np.zeros(num_slots, np.int64)
         self.num_blocks: I64 = np.zeros(num_slots, np.int64)
+        self.num_shared_blocks: I64 = np.zeros(num_slots, np.int64)
         self.num_hashed_blocks: I64 = np.zeros(num_slots, np.int64)
         self.max_num_tokens: I64 = np.zeros(num_slots, np.int64)
 
