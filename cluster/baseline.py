@@ -9,11 +9,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from ..models.errors import CheckpointError, StateError
+from .latency import Percentiles
 from .ledger import Yardstick
+from .load_result import StepTimePoint
 from .provenance import Provenance
+from .record import Record
 
 FORMAT_VERSION = 1
 _WHOLE_FILE_BYTES = 64 << 20
@@ -22,11 +25,10 @@ _NUM_CHUNKS = 64
 
 Setting = str | int | float | bool
 
-
-class Record(BaseModel):
-    """A part of a baseline's JSON. Nothing in it changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+# Where the weights lie and on which device says nothing of speed; the memory free at start moves a little.
+_IGNORED_SETTINGS = ("model_dir", "device")
+_LOOSE_SETTINGS = ("num_kv_blocks", "kv_cache_bytes")
+_LOOSE_SHARE = 0.1
 
 
 class BaselineKey(Record):
@@ -51,28 +53,6 @@ class BaselineKey(Record):
 
     def __str__(self) -> str:
         return f"{self.model} on {self.accelerator}, tp {self.tp}, under {self.workload}"
-
-
-class Percentiles(Record):
-    """Percentiles of a latency, seconds. NaN when nothing was measured."""
-
-    p50: float
-    p90: float
-    p99: float
-
-
-class StepTimePoint(Record):
-    """Mean step time of the steps whose number of decode tokens lay in one bucket.
-
-    Attributes:
-        num_decode_tokens: mean over these steps.
-        step_s: mean wall time, seconds.
-        num_steps: how many steps.
-    """
-
-    num_decode_tokens: float
-    step_s: float
-    num_steps: int
 
 
 class Baseline(Record):
@@ -104,9 +84,9 @@ class Baseline(Record):
     tokens_per_s: float = Field(gt=0)
     repeats: list[float] = Field(min_length=1)
     window_s: float
-    ttft_s: Percentiles
-    tpot_s: Percentiles
-    e2e_s: Percentiles
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+    e2e_s: Percentiles | None
     step_times: list[StepTimePoint]
     provenance: Provenance
 
@@ -168,9 +148,15 @@ def differences_from(baseline: Baseline, *, weights: str, settings: Mapping[str,
         found.append(f"weights {baseline.weights[:12]}, now {weights[:12]}")
     for name in sorted(baseline.settings.keys() | settings.keys()):
         then, now = baseline.settings.get(name), settings.get(name)
-        if then != now:
+        if not _same_setting(name, then, now):
             found.append(f"{name} {then}, now {now}")
     return found
+
+
+def _same_setting(name: str, then: Setting | None, now: Setting | None) -> bool:
+    if name in _LOOSE_SETTINGS and isinstance(then, int) and isinstance(now, int):
+        return abs(now - then) <= _LOOSE_SHARE * then
+    return name in _IGNORED_SETTINGS or then == now
 
 
 def hash_weights(directory: Path) -> str:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from .record import Record
 
 _DISTRIBUTIONS = ("nfold", "torch", "transformers", "ray", "numpy")
 
 
-class Provenance(BaseModel):
+class Provenance(Record):
     """What stands beside every kept figure.
 
     Attributes:
@@ -22,8 +22,6 @@ class Provenance(BaseModel):
         num_cores: cores that the process may use.
         versions: of nfold, torch, transformers, ray, numpy and python.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     date: str
     host: str

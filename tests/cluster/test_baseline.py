@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from nfold.cluster.baseline import Baseline, BaselineKey, Percentiles, StepTimePoint, hash_weights
+from nfold.cluster.baseline import Baseline, BaselineKey, hash_weights
 from nfold.cluster.baseline import keep_baseline as keep
 from nfold.cluster.baseline import load_baseline as load
+from nfold.cluster.latency import Percentiles
+from nfold.cluster.load_result import StepTimePoint
 from nfold.cluster.provenance import provenance
 from nfold.models.errors import CheckpointError, StateError
 
@@ -28,7 +30,7 @@ BASELINE = Baseline(
     ttft_s=LATENCY,
     tpot_s=LATENCY,
     e2e_s=LATENCY,
-    step_times=[StepTimePoint(num_decode_tokens=32.0, step_s=0.02, num_steps=100)],
+    step_times=[StepTimePoint(num_tokens=32.0, step_s=0.02, num_steps=100)],
     provenance=provenance(),
 )
 
@@ -71,6 +73,15 @@ def test_another_model_or_setting_is_refused_by_name(
     keep(BASELINE, tmp_path)
     with pytest.raises(StateError, match=named):
         load(KEY, tmp_path, weights=weights, settings=SETTINGS | changes)
+
+
+def test_where_the_weights_lie_and_a_little_memory_are_no_difference(tmp_path: Path) -> None:
+    then: dict[str, str | int | float | bool] = {"model_dir": "/a", "device": "cuda:0", "num_kv_blocks": 1000}
+    now: dict[str, str | int | float | bool] = {"model_dir": "/b", "device": "cuda:7", "num_kv_blocks": 1050}
+    keep(BASELINE.model_copy(update={"settings": SETTINGS | then}), tmp_path)
+    load(KEY, tmp_path, weights=BASELINE.weights, settings=SETTINGS | now)
+    with pytest.raises(StateError, match="num_kv_blocks 1000, now 500"):
+        load(KEY, tmp_path, weights=BASELINE.weights, settings=SETTINGS | now | {"num_kv_blocks": 500})
 
 
 def test_a_damaged_file_is_named_with_its_field(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from nfold.cluster.baseline import Baseline, BaselineKey, Percentiles
+from nfold.cluster.baseline import Baseline, BaselineKey
+from nfold.cluster.latency import Percentiles
 from nfold.cluster.provenance import Provenance
 from nfold.deployments.addresses import ReplicaAddress
 from nfold.deployments.router_stats import (
