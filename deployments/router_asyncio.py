@@ -1,4 +1,4 @@
-"""A router inside asyncio. (In work.)"""
+"""A router inside asyncio."""
 
 import asyncio
 
@@ -6,11 +6,48 @@ from .router import Router
 
 
 class Attachment:
-    """A router driven by an event loop, until `detach`."""
+    """A router driven by an event loop, until `detach`. Made by `attach`."""
+
+    def __init__(self, router: Router, loop: asyncio.AbstractEventLoop) -> None:
+        self._router = router
+        self._loop = loop
+        self._attached = True
+        router.on_pending = self._flush_soon
+        loop.add_reader(router.fileno(), self._drain)
+        self._timer = loop.call_soon(self._tick)
 
     def detach(self) -> None:
         """Stop driving the router; it stays open. Ignored the second time."""
-        raise NotImplementedError
+        if self._attached:
+            self._attached = False
+            self._router.on_pending = None
+            self._loop.remove_reader(self._router.fileno())
+            self._timer.cancel()
+
+    def _flush_soon(self) -> None:
+        """At the end of this turn of the loop, so that all of the turn's requests share one message."""
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._attached:
+            self._router.flush()
+            self._look_again()
+
+    def _drain(self) -> None:
+        if self._attached:
+            self._router.drain_messages()
+            self._look_again()
+
+    def _tick(self) -> None:
+        if self._attached:
+            self._timer = self._loop.call_later(self._router.settings.tick_s, self._tick)
+            self._router.tick()
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """ZMQ's descriptor tells of a message once, and sending may have used that up."""
+        if self._router.has_messages():
+            self._loop.call_soon(self._drain)
 
 
 def attach(router: Router, loop: asyncio.AbstractEventLoop) -> Attachment:
@@ -18,4 +55,4 @@ def attach(router: Router, loop: asyncio.AbstractEventLoop) -> Attachment:
 
     From then on use the router in the loop's thread only.
     """
-    raise NotImplementedError
+    return Attachment(router, loop)

@@ -1,0 +1,196 @@
+"""The router's connections: greets replicas, notices which live, and hands on what they bring."""
+
+import logging
+from collections.abc import Callable, Iterator
+
+from ..models.errors import UnavailableError
+from .addresses import ReplicaAddress, ServiceKeys
+from .router_settings import RouterSettings
+from .router_state import Pool, Replica, ReplicaState
+from .transport import RouterSocket
+from .wire import (
+    WIRE_VERSION,
+    Abort,
+    Draining,
+    Goodbye,
+    Hello,
+    Message,
+    Output,
+    Ping,
+    Refused,
+    Status,
+    Submit,
+    Welcome,
+    WireError,
+    decode,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+# Time for the farewell to leave, so that replicas free blocks at once.
+CLOSING_LINGER_S = 0.5
+
+
+class ReplicaConnections:
+    """The replicas of one router, by id.
+
+    Args:
+        on_lost: called when a replica that lived is lost; its requests are still booked on it.
+    """
+
+    def __init__(
+        self,
+        router_id: str,
+        keys: ServiceKeys | None,
+        settings: RouterSettings,
+        clock: Callable[[], float],
+        on_lost: Callable[[Replica], None],
+    ) -> None:
+        self._router_id = router_id
+        self._settings = settings
+        self._clock = clock
+        self._on_lost = on_lost
+        self._replicas: dict[str, Replica] = {}
+        self.socket = RouterSocket(router_id, keys, settings.host)
+
+    def __iter__(self) -> Iterator[Replica]:
+        """A copy, so that replicas may be dropped while iterating."""
+        return iter(list(self._replicas.values()))
+
+    def get(self, replica_id: str) -> Replica | None:
+        return self._replicas.get(replica_id)
+
+    def add(self, address: ReplicaAddress, pool: Pool) -> Replica:
+        """Begin to connect. One that cannot be reached is kept as refused, so that its state tells why."""
+        replica = Replica(address, pool, endpoint="", last_heard_s=self._clock())
+        self._replicas[address.replica_id] = replica
+        try:
+            replica.endpoint = self.socket.connect(address)
+        except UnavailableError as error:
+            self._refuse(replica, str(error))
+        return replica
+
+    def drop(self, replica: Replica) -> None:
+        """Part from it. What it still has of this router is aborted there."""
+        if replica.alive:
+            self._send(replica, Goodbye(WIRE_VERSION, "the router does not need this replica any more"))
+        if replica.endpoint:
+            self.socket.disconnect(replica.endpoint)
+        del self._replicas[replica.replica_id]
+
+    def send(self, replica: Replica, message: Submit | Abort) -> bool:
+        """False when the replica turned out to be lost."""
+        sent = self._send(replica, message)
+        if not sent:
+            self.lose(replica, "its connection is lost")
+        return sent
+
+    def receive(self) -> tuple[Replica, Output | Refused] | None:
+        """The next message for the router; None when there is none now. Others are dealt with here."""
+        while (received := self.socket.receive()) is not None:
+            replica = self._replicas.get(received[0])
+            if replica is None:
+                continue
+            replica.last_heard_s = self._clock()
+            try:
+                message = decode(received[1])
+            except WireError as error:
+                self.lose(replica, f"it sent what is no message of wire version {WIRE_VERSION}: {error}")
+                continue
+            if isinstance(message, Output | Refused):
+                if replica.alive:
+                    return replica, message
+            else:
+                self._note(replica, message)
+        return None
+
+    def heartbeat(self) -> None:
+        """Greet, ping and bury. Call after all messages that are there were received."""
+        now_s = self._clock()
+        for replica in self:
+            silent_s = now_s - replica.last_heard_s
+            if replica.alive and silent_s > self._settings.dead_after_s:
+                self.lose(replica, f"it said nothing for {silent_s:.1f} s")
+            elif replica.alive:
+                self._ping(replica, now_s)
+            elif replica.state is not ReplicaState.REFUSED:
+                self._greet(replica, now_s)
+
+    def bury_lost_connections(self, receive_all: Callable[[], object]) -> None:
+        """Lose the replicas whose connections ended, after `receive_all` took in what they had sent before."""
+        lost = self.socket.lost_connections()
+        receive_all()
+        by_endpoint = {replica.endpoint: replica for replica in self}
+        for connection in lost:
+            replica = by_endpoint.get(connection.endpoint)
+            if replica is None:
+                continue
+            if connection.refused:
+                self._refuse(replica, "its keys and this router's are not of one service")
+            elif replica.alive:
+                self.lose(replica, "its connection is lost")
+
+    def lose(self, replica: Replica, reason: str) -> None:
+        """It is gone, for now at least: it is greeted again as long as it is listed."""
+        was_alive = replica.alive
+        replica.state = ReplicaState.LOST
+        replica.reason = reason
+        if was_alive:
+            logger.warning("replica %s is lost: %s", replica.replica_id, reason)
+            self._on_lost(replica)
+
+    def close(self) -> None:
+        for replica in self:
+            if replica.alive:
+                self._send(replica, Goodbye(WIRE_VERSION, "the router closes"))
+        self._replicas.clear()
+        self.socket.close(CLOSING_LINGER_S)
+
+    def _send(self, replica: Replica, message: Message) -> bool:
+        return self.socket.send(replica.replica_id, encode(message))
+
+    def _ping(self, replica: Replica, now_s: float) -> None:
+        if now_s - replica.ping_s < self._settings.heartbeat_s:
+            return
+        replica.ping_s = now_s
+        if not self._send(replica, Ping()):
+            self.lose(replica, "its connection is lost")
+
+    def _greet(self, replica: Replica, now_s: float) -> None:
+        """Say hello as soon as the connection stands, and again while no answer comes."""
+        if replica.state is ReplicaState.CONNECTING and now_s - replica.last_heard_s > self._settings.dead_after_s:
+            self.lose(replica, f"it did not answer for {self._settings.dead_after_s:.1f} s")
+        if now_s - replica.hello_s >= self._settings.heartbeat_s and self._send(
+            replica, Hello(WIRE_VERSION, self._router_id)
+        ):
+            replica.hello_s = now_s
+
+    def _refuse(self, replica: Replica, reason: str) -> None:
+        self.lose(replica, reason)
+        replica.state = ReplicaState.REFUSED
+        logger.error("replica %s cannot be used: %s", replica.replica_id, reason)
+
+    def _note(self, replica: Replica, message: Message) -> None:
+        match message:
+            case Welcome(version=version):
+                if version != WIRE_VERSION:
+                    self._refuse(replica, _versions_differ(version))
+                elif not replica.alive:
+                    replica.state = ReplicaState.READY
+                    replica.reason = ""
+            case Goodbye(version=version, reason=reason):
+                if version != WIRE_VERSION:
+                    self._refuse(replica, f"{_versions_differ(version)} ({reason})")
+                else:
+                    self.lose(replica, reason)
+            case Draining() if replica.alive:
+                replica.state = ReplicaState.DRAINING
+            case Status(status=status):
+                replica.note_status(status, self._clock())
+            case _:
+                pass  # Draining of a replica that was given up
+
+
+def _versions_differ(version: int) -> str:
+    return f"it speaks wire version {version} and this router {WIRE_VERSION}: run one version of nfold on all nodes"

@@ -1,0 +1,40 @@
+"""What a request must look like before it may stand in a message with others, where it could spoil them all."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..models.engine.protocol import I32, NO_LOGPROBS, SamplingParams
+from ..models.errors import RequestError
+
+_MAX_I32 = (1 << 31) - 1
+_MAX_U64 = (1 << 64) - 1
+_MAX_LOGPROBS = 20
+
+
+def checked_prompt(prompt_ids: Sequence[int] | I32) -> I32:
+    """The prompt as one array. Raises RequestError unless it is a non-empty row of token ids."""
+    try:
+        prompt = np.asarray(prompt_ids, np.int32)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise RequestError(f"prompt: token ids are integers from 0 to {_MAX_I32} ({error})", "prompt") from error
+    if prompt.ndim != 1 or len(prompt) == 0 or prompt.min() < 0:
+        raise RequestError(f"prompt: at least one token id, each from 0 to {_MAX_I32}", "prompt")
+    return prompt
+
+
+def checked_sampling(params: SamplingParams) -> None:
+    """Raises RequestError that names the first value that no engine takes."""
+    _within("max_tokens", params.max_tokens, 1, _MAX_I32)
+    _within("temperature", params.temperature, 0.0, 1e6)
+    _within("top_k", params.top_k, 0, _MAX_I32)
+    _within("top_p", params.top_p, 0.0, 1.0)
+    _within("seed", params.seed, 0, _MAX_U64)
+    _within("num_logprobs", params.num_logprobs, NO_LOGPROBS, _MAX_LOGPROBS)
+    for stop in params.stop_token_ids:
+        _within("stop_token_ids", stop, 0, _MAX_I32)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # not the other way round: NaN must fail
+        raise RequestError(f"{name}: got {value!r}; it must be from {low} to {high}", name)

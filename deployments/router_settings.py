@@ -1,0 +1,34 @@
+"""How a router behaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .addresses import this_host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """How the router behaves.
+
+    Attributes:
+        models: served models and how many requests of each may wait here for a free slot. A model that is not
+            listed becomes known with its first replica and takes `max_queued`.
+        overcommit: requests in flight at a replica beyond its max_num_seqs, as a share of it (at least 1), so that
+            a slot that frees has its successor at hand.
+        dead_after_s: a replica that says nothing for so long is lost.
+        continuation_timeout_s: how long requests wait when their model has no replica left.
+        max_attempts: replicas that may die under one request before it fails.
+        heartbeat_s: seconds between two pings to each replica.
+        tick_s: how often `tick` wants to be called.
+        host: this machine, as in `ReplicaAddress.host`.
+    """
+
+    models: Mapping[str, int] = field(default_factory=dict)
+    max_queued: int = 1024
+    overcommit: float = 0.125
+    dead_after_s: float = 5.0
+    continuation_timeout_s: float = 30.0
+    max_attempts: int = 3
+    heartbeat_s: float = 1.0
+    tick_s: float = 0.1
+    host: str = field(default_factory=this_host)

@@ -1,0 +1,160 @@
+"""Which replica gets which request: pure functions of what was measured.
+
+A request goes where it is expected to finish first:
+
+    expected finish at a replica = (tokens outstanding there + its own tokens) / the replica's speed
+
+Speed means tokens per second at a full batch. It is not the rate seen last: a replica with two requests runs at a
+small fraction of its speed, and would be starved for looking slow. So the pool learns its step-time curve from all
+its replicas, `step_s = fixed_s + per_token_s * tokens`, and each replica how much slower than the curve it is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Steps of the whole pool and of one replica after which an observation counts half.
+CURVE_HALF_LIFE_STEPS = 200.0
+SLOWNESS_HALF_LIFE_STEPS = 20.0
+# One odd step (a compilation, a page fault) may not turn the estimate over.
+SLOWNESS_CLAMP = 4.0
+# Until answers of a model were seen.
+PRIOR_OUTPUT_TOKENS = 256.0
+OUTPUT_HALF_LIFE_REQUESTS = 50.0
+MIN_RETRY_AFTER_S = 0.1
+MAX_RETRY_AFTER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepCurve:
+    """A pool's step time as a straight line over the tokens of a step, from decayed sums of observations."""
+
+    weight: float = 0.0
+    sum_x: float = 0.0
+    sum_y: float = 0.0
+    sum_xx: float = 0.0
+    sum_xy: float = 0.0
+
+    def observe(self, num_tokens: int, step_s: float) -> "StepCurve":
+        """With one more step. Steps that computed nothing teach nothing."""
+        if num_tokens <= 0 or step_s <= 0.0:
+            return self
+        keep = 0.5 ** (1.0 / CURVE_HALF_LIFE_STEPS)
+        return StepCurve(
+            self.weight * keep + 1.0,
+            self.sum_x * keep + num_tokens,
+            self.sum_y * keep + step_s,
+            self.sum_xx * keep + num_tokens * num_tokens,
+            self.sum_xy * keep + num_tokens * step_s,
+        )
+
+    def step_s(self, num_tokens: float) -> float | None:
+        """Expected seconds of a step of so many tokens, None before any was seen.
+
+        The slope lies between 0 (time does not depend on the batch) and the line through the origin (time is
+        proportional to it).
+        """
+        if self.weight == 0.0:
+            return None
+        mean_x, mean_y = self.sum_x / self.weight, self.sum_y / self.weight
+        variance = self.sum_xx / self.weight - mean_x * mean_x
+        covariance = self.sum_xy / self.weight - mean_x * mean_y
+        slope = covariance / variance if variance > 1e-3 * mean_x * mean_x else 0.0
+        slope = min(max(slope, 0.0), mean_y / mean_x)
+        return mean_y + slope * (num_tokens - mean_x)
+
+
+def observe_slowness(slowness: float, curve: StepCurve, num_tokens: int, step_s: float) -> float:
+    """A replica's factor on its pool's curve after one more step: 1 is as the pool, 2 takes twice as long."""
+    expected_s = curve.step_s(num_tokens)
+    if num_tokens <= 0 or step_s <= 0.0 or not expected_s:
+        return slowness
+    ratio = min(max(step_s / expected_s, 1.0 / SLOWNESS_CLAMP), SLOWNESS_CLAMP)
+    return slowness + (1.0 - 0.5 ** (1.0 / SLOWNESS_HALF_LIFE_STEPS)) * (ratio - slowness)
+
+
+def tokens_per_s(curve: StepCurve, slowness: float, max_num_seqs: int) -> float | None:
+    """Speed at a full batch; None before the pool was measured."""
+    step_s = curve.step_s(max_num_seqs)
+    return max_num_seqs / (step_s * slowness) if step_s else None
+
+
+def known_speeds(speeds: Sequence[float | None]) -> list[float]:
+    """Pools not measured yet count as the mean of those that are; when none is, all are equal."""
+    known = [speed for speed in speeds if speed is not None]
+    prior = sum(known) / len(known) if known else 1.0
+    return [prior if speed is None else speed for speed in speeds]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLength:
+    """What a model's answers have been like: a decayed mean of their tokens."""
+
+    weight: float = 0.0
+    total: float = 0.0
+
+    def observe(self, num_tokens: int) -> "OutputLength":
+        keep = 0.5 ** (1.0 / OUTPUT_HALF_LIFE_REQUESTS)
+        return OutputLength(self.weight * keep + 1.0, self.total * keep + num_tokens)
+
+    def expected(self, max_tokens: int, ignore_eos: bool = False) -> float:
+        """Tokens expected of one answer, at most its `max_tokens`; all of them when nothing ends it earlier."""
+        if ignore_eos:
+            return max_tokens
+        return min(max_tokens, self.total / self.weight if self.weight else PRIOR_OUTPUT_TOKENS)
+
+
+def limit_in_flight(max_num_seqs: int, overcommit: float) -> int:
+    """Requests that a replica may hold: a full batch and a few successors; the rest waits in the router, where it
+    still can go anywhere."""
+    return max_num_seqs + max(1, math.ceil(max_num_seqs * overcommit))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A replica that may take requests.
+
+    Attributes:
+        room: requests that it may take now; 0 or less is none.
+        outstanding_tokens: prompt and expected output tokens that it still has to compute.
+        tokens_per_s: its speed.
+    """
+
+    room: int
+    outstanding_tokens: float
+    tokens_per_s: float
+
+
+def assign(costs: Sequence[float], candidates: Sequence[Candidate]) -> list[int]:
+    """Spread a queue over candidates, first come first served.
+
+    Args:
+        costs: prompt and expected output tokens per request, in queue order.
+
+    Returns:
+        The candidate of each request, for as many requests from the queue's head as there is room.
+    """
+    if not candidates:
+        return []
+    room = [candidate.room for candidate in candidates]
+    outstanding = np.array([candidate.outstanding_tokens for candidate in candidates], np.float64)
+    seconds_per_token = 1.0 / np.array([candidate.tokens_per_s for candidate in candidates], np.float64)
+    finish_s = outstanding * seconds_per_token
+    finish_s[np.array(room) <= 0] = np.inf
+    chosen: list[int] = []
+    for cost in costs[: sum(max(0, free) for free in room)]:
+        best = int(np.argmin(finish_s + cost * seconds_per_token))
+        chosen.append(best)
+        room[best] -= 1
+        finish_s[best] = np.inf if room[best] == 0 else finish_s[best] + cost * seconds_per_token[best]
+    return chosen
+
+
+def retry_after_s(queued_tokens: float, speeds: Sequence[float | None]) -> float:
+    """When a refused client should come back: after the time that the queue before it takes."""
+    total = sum(speed for speed in speeds if speed is not None)
+    if total <= 0.0:
+        return 1.0
+    return min(max(queued_tokens / total, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
