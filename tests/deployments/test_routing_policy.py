@@ -1,0 +1,162 @@
+import itertools
+
+import numpy as np
+import pytest
+from nfold.deployments.routing_policy import (
+    MAX_RETRY_AFTER_S,
+    Candidate,
+    OutputLength,
+    StepCurve,
+    assign,
+    known_speeds,
+    limit_in_flight,
+    observe_slowness,
+    retry_after_s,
+    tokens_per_s,
+)
+
+FREE = 1000
+
+
+def curve_of(*steps: tuple[int, float], times: int = 1) -> StepCurve:
+    curve = StepCurve()
+    for num_tokens, step_s in steps * times:
+        curve = curve.observe(num_tokens, step_s)
+    return curve
+
+
+ASSIGNMENTS = {
+    "no replica, no assignment": ([10.0], [], []),
+    "an empty queue": ([], [(FREE, 0, 1)], []),
+    "the only one": ([10.0, 10.0], [(FREE, 500, 1)], [0, 0]),
+    "equal replicas share": ([10.0] * 4, [(FREE, 0, 1), (FREE, 0, 1)], [0, 1, 0, 1]),
+    "the emptier one first": ([10.0], [(FREE, 100, 1), (FREE, 50, 1)], [1]),
+    "until it has caught up": ([20.0] * 4, [(FREE, 60, 1), (FREE, 0, 1)], [1, 1, 1, 0]),
+    "the faster one when both are idle": ([10.0], [(FREE, 0, 1), (FREE, 0, 2)], [1]),
+    "in proportion to speed": ([30.0] * 3, [(FREE, 0, 1), (FREE, 0, 2)], [1, 0, 1]),
+    "a fast one with a long queue loses": ([10.0], [(FREE, 0, 1), (FREE, 100, 2)], [0]),
+    "an idle but very slow one loses": ([100.0], [(FREE, 0, 1), (FREE, 500, 10)], [1]),
+    "nothing to a full one": ([10.0, 10.0], [(0, 0, 1), (FREE, 900, 1)], [1, 1]),
+    "an overfull one is full": ([10.0], [(-3, 0, 1)], []),
+    "as many as there is room": ([10.0] * 5, [(1, 0, 1), (2, 0, 1)], [0, 1, 1]),
+    "long and short": ([100.0, 10.0, 10.0, 10.0], [(FREE, 0, 1), (FREE, 0, 1)], [0, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize(("costs", "replicas", "chosen"), ASSIGNMENTS.values(), ids=ASSIGNMENTS.keys())
+def test_assign(costs: list[float], replicas: list[tuple[int, float, float]], chosen: list[int]) -> None:
+    assert assign(costs, [Candidate(*replica) for replica in replicas]) == chosen
+
+
+def test_a_pool_of_two_speeds_ends_together() -> None:
+    """200 equal requests over speeds 1 : 3 finish at the same time, within one request."""
+    speeds = [100.0, 300.0]
+    chosen = assign([50.0] * 200, [Candidate(FREE, 0.0, speed) for speed in speeds])
+
+    finish_s = [chosen.count(i) * 50.0 / speed for i, speed in enumerate(speeds)]
+    assert abs(finish_s[0] - finish_s[1]) <= 50.0 / min(speeds)
+
+
+def test_curve_learns_the_line() -> None:
+    curve = curve_of((1, 0.011), (8, 0.018), (64, 0.074), times=20)
+
+    assert curve.step_s(32) == pytest.approx(0.042, rel=1e-6)
+
+
+def test_curve_of_one_batch_size_is_flat() -> None:
+    assert curve_of((4, 0.02), times=9).step_s(64) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("steps", "at", "expected_s"),
+    [
+        (((1, 0.02), (100, 0.01)), 100, 0.015),  # faster with more tokens: noise, taken as flat
+        (((10, 0.01), (20, 0.04)), 40, 0.025 / 15 * 40),  # steeper than proportional: taken as proportional
+    ],
+)
+def test_curve_stays_within_reason(steps: tuple[tuple[int, float], ...], at: int, expected_s: float) -> None:
+    assert curve_of(*steps, times=50).step_s(at) == pytest.approx(expected_s, rel=0.02)
+
+
+def test_curve_ignores_empty_steps() -> None:
+    assert curve_of((0, 0.1), (5, 0.0)).step_s(1) is None
+
+
+def test_curve_forgets() -> None:
+    curve = curve_of((8, 0.1), times=50)
+    for _ in range(3000):
+        curve = curve.observe(8, 0.02)
+
+    assert curve.step_s(8) == pytest.approx(0.02, rel=0.01)
+
+
+def test_light_load_does_not_make_a_replica_look_slow() -> None:
+    """Two equal replicas of one pool, one with 2 rows a step and one with 64: their speeds stay equal."""
+    curve, slowness = StepCurve(), [1.0, 1.0]
+    rng = np.random.default_rng(0)
+    for _, (replica, rows) in zip(range(400), itertools.cycle([(0, 2), (1, 64)]), strict=False):
+        step_s = (0.01 + 0.0005 * rows) * float(rng.uniform(0.97, 1.03))
+        curve = curve.observe(rows, step_s)
+        slowness[replica] = observe_slowness(slowness[replica], curve, rows, step_s)
+    speeds = [tokens_per_s(curve, factor, 64) for factor in slowness]
+
+    assert speeds[0] == pytest.approx(speeds[1], rel=0.05)
+    assert speeds[0] == pytest.approx(64 / 0.042, rel=0.05)
+
+
+def test_a_straggler_is_found() -> None:
+    curve, slowness = StepCurve(), [1.0, 1.0]
+    for _ in range(200):
+        for replica, step_s in enumerate((0.01, 0.02)):
+            curve = curve.observe(64, step_s)
+            slowness[replica] = observe_slowness(slowness[replica], curve, 64, step_s)
+
+    assert slowness[1] / slowness[0] == pytest.approx(2.0, rel=0.02)
+
+
+def test_one_odd_step_does_not_turn_the_estimate_over() -> None:
+    curve = curve_of((64, 0.01), times=100)
+
+    assert observe_slowness(1.0, curve, 64, 30.0) < 1.2
+
+
+def test_unmeasured_pools_count_as_the_mean() -> None:
+    assert known_speeds([None, 100.0, 300.0]) == [200.0, 100.0, 300.0]
+    assert known_speeds([None, None]) == [1.0, 1.0]
+
+
+OUTPUTS = {
+    "nothing seen": ([], 1000, False, 256),
+    "nothing seen, short": ([], 16, False, 16),
+    "the mean of what was seen": ([10, 30], 1000, False, pytest.approx(20, abs=0.2)),
+    "capped by max_tokens": ([100], 30, False, 30),
+    "nothing ends it earlier": ([10], 500, True, 500),
+}
+
+
+@pytest.mark.parametrize(("seen", "max_tokens", "ignore_eos", "expected"), OUTPUTS.values(), ids=OUTPUTS.keys())
+def test_expected_output(seen: list[int], max_tokens: int, ignore_eos: bool, expected: float) -> None:
+    answers = OutputLength()
+    for num_tokens in seen:
+        answers = answers.observe(num_tokens)
+
+    assert answers.expected(max_tokens, ignore_eos) == expected
+
+
+@pytest.mark.parametrize(("max_num_seqs", "overcommit", "limit"), [(256, 0.125, 288), (1, 0.125, 2), (4, 0.0, 5)])
+def test_limit_in_flight(max_num_seqs: int, overcommit: float, limit: int) -> None:
+    assert limit_in_flight(max_num_seqs, overcommit) == limit
+
+
+@pytest.mark.parametrize(
+    ("queued_tokens", "speeds", "expected_s"),
+    [
+        (3000.0, [100.0, 200.0], 10.0),
+        (3000.0, [None, 100.0], 30.0),
+        (3000.0, [None], 1.0),
+        (1e9, [1.0], MAX_RETRY_AFTER_S),
+        (0.0, [100.0], 0.1),
+    ],
+)
+def test_retry_after(queued_tokens: float, speeds: list[float | None], expected_s: float) -> None:
+    assert retry_after_s(queued_tokens, speeds) == expected_s

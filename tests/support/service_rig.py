@@ -1,0 +1,128 @@
+"""Replicas with fake engines in threads, and routers that talk to them over real sockets."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from fake_engine import FakeEngine
+from nfold.deployments.addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys
+from nfold.deployments.engine_service import EngineService, ServiceSettings
+from nfold.deployments.router import Router, RouterSettings, TokenChunk
+from nfold.models.engine.protocol import FinishReason
+
+TIMEOUT_S = 20.0
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """For what other threads do. Fails after TIMEOUT_S."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_S} s for {what}"
+        time.sleep(0.002)
+
+
+def poll_until(router: Router, condition: Callable[[], object], what: str) -> int:
+    """Drive the router until `condition`. Returns how many messages it handled."""
+    deadline = time.monotonic() + TIMEOUT_S
+    num_messages = 0
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_S} s for {what}"
+        num_messages += router.poll(0.01)
+    return num_messages
+
+
+@dataclass
+class Answer:
+    """A sink that keeps what it gets."""
+
+    chunks: list[TokenChunk] = field(default_factory=list)
+
+    def __call__(self, chunk: TokenChunk) -> None:
+        assert not self.ended, "a chunk after the last one"
+        self.chunks.append(chunk)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for chunk in self.chunks for token in chunk.token_ids]
+
+    @property
+    def finish(self) -> FinishReason:
+        return self.chunks[-1].finish if self.chunks else FinishReason.NONE
+
+    @property
+    def ended(self) -> bool:
+        return self.finish != FinishReason.NONE
+
+
+@dataclass
+class Running:
+    """One replica at work."""
+
+    service: EngineService
+    engine: FakeEngine
+    thread: threading.Thread
+
+    @property
+    def address(self) -> ReplicaAddress:
+        return self.service.address
+
+
+class Rig:
+    """Starts replicas and routers and ends them all."""
+
+    def __init__(self) -> None:
+        self._running: list[Running] = []
+        self._routers: list[Router] = []
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for router in self._routers:
+            router.close()
+        for running in self._running:
+            running.engine.gate.set()
+            running.service.stop()
+        for running in self._running:
+            running.thread.join(TIMEOUT_S)
+            assert not running.thread.is_alive(), "the service does not end"
+
+    def replica(
+        self,
+        replica_id: str,
+        engine: FakeEngine | None = None,
+        *,
+        model: str = "m",
+        pool: str = "p",
+        keys: ServiceKeys | None = None,
+        settings: ServiceSettings | None = None,
+    ) -> Running:
+        engine = engine or FakeEngine()
+        identity = ReplicaIdentity(replica_id=replica_id, model=model, pool=pool)
+        service = EngineService(engine, identity, keys, settings or ServiceSettings(status_s=0.05))
+        thread = threading.Thread(target=service.run, name=f"replica {replica_id}", daemon=True)
+        thread.start()
+        self._running.append(Running(service, engine, thread))
+        return self._running[-1]
+
+    def router(
+        self,
+        *replicas: Running,
+        settings: RouterSettings | None = None,
+        keys: ServiceKeys | None = None,
+        router_id: str = "router",
+    ) -> Router:
+        """Connected to all given replicas, which are ready."""
+        router = Router(router_id, keys, settings or RouterSettings(tick_s=0.02))
+        self._routers.append(router)
+        router.update_replicas([replica.address for replica in replicas])
+        poll_until(router, lambda: states(router) == {"ready"} or not replicas, "replicas that are ready")
+        return router
+
+
+def states(router: Router) -> set[str]:
+    return {replica.state for replica in router.snapshot().replicas}
