@@ -1,5 +1,6 @@
 """What is served: the service part of nfold's YAML, checked at the edge with pydantic."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +19,12 @@ class Section(BaseModel):
 
 
 class HttpConfig(Section):
-    """Where the OpenAI API listens."""
+    """Where the OpenAI API listens.
+
+    Attributes:
+        ingress: what Serve puts before the gateways: HAProxy adds 0.3 ms to a request, Serve's Python proxy over 3.
+        max_body_bytes: a longer body is refused with 413.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8000
@@ -96,12 +102,23 @@ class ServedModelConfig(Section):
 
 
 class ServiceConfig(Section):
-    """All that is served by one Ray Serve application."""
+    """All that is served by one Ray Serve application.
+
+    Attributes:
+        name: of the application, and of the service's state in Ray.
+        drain_timeout_s: how long an ending replica or gateway may finish what it has.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "nfold"
     http: HttpConfig = HttpConfig()
     metrics: MetricsConfig = MetricsConfig()
+    drain_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     models: Annotated[list[ServedModelConfig], Field(min_length=1)]
+
+    @property
+    def pools(self) -> dict[str, PoolConfig]:
+        """All pools by the name of their Serve deployment."""
+        return {pool_name(model.name, pool): pool for model in self.models for pool in model.pools}
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ServiceConfig":
@@ -109,4 +126,13 @@ class ServiceConfig(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"model names must differ; {', '.join(twice)} stands twice")
+        pools = [pool_name(model.name, pool) for model in self.models for pool in model.pools]
+        twice = sorted({name for name in pools if pools.count(name) > 1})
+        if twice:
+            raise ValueError(f"a model has one pool per accelerator; {', '.join(twice)} stands twice")
         return self
+
+
+def pool_name(model: str, pool: PoolConfig) -> str:
+    """The name of the pool's Serve deployment, such as `llama--AMD-Instinct-MI355X-OAM`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"{model}--{pool.accelerator}")

@@ -6,6 +6,7 @@ ends, however it ends, so nobody has to clean up.
 
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..models.errors import DeviceError
 
 # A Ray node label: the cores that this node may use. Labels allow no comma, so a dot separates ranges: `0-3.6`.
 CORES_LABEL = "nfold-cores"
+POLL_S = 0.1
 
 
 def parse_cores(text: str) -> tuple[int, ...]:
@@ -60,43 +62,49 @@ class CoreLease:
             lock.close()
 
 
-def lease_cores(cores: Sequence[int], count: int, directory: Path) -> CoreLease:
+def lease_cores(cores: Sequence[int], count: int, directory: Path, timeout_s: float = 0.0) -> CoreLease:
     """Take `count` of `cores` that no other process holds.
 
     Args:
         cores: the cores of this node.
         count: how many this rank needs.
         directory: of this Ray node; holds one lock file per core.
+        timeout_s: how long to wait for them.
 
     Raises:
         DeviceError: fewer than `count` are free.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with (directory / "turn").open("wb") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # one at a time, or two ranks could each hold half of what both need
+            locks = _lock_free(cores, count, directory)
+        if len(locks) == count:
+            return CoreLease(tuple(locks), tuple(locks.values()))
+        for lock in locks.values():
+            lock.close()
+        if time.monotonic() >= deadline:
+            raise DeviceError(
+                f"this rank needs {count} cores of its own; of this node's {len(cores)} cores "
+                f"({format_cores(cores)}) {len(locks)} are free"
+            )
+        time.sleep(POLL_S)
+
+
+def _lock_free(cores: Sequence[int], count: int, directory: Path) -> dict[int, IO[bytes]]:
+    """Lock files of up to `count` cores, by core."""
     locks: dict[int, IO[bytes]] = {}
-    with (directory / "turn").open("wb") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # one at a time, or two ranks could each hold half of what both need
-        for core in cores:
-            lock = (directory / f"core-{core}").open("wb")
-            if not _try_lock(lock):
-                lock.close()
-                continue
+    for core in cores:
+        if len(locks) == count:
+            break
+        lock = (directory / f"core-{core}").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locks[core] = lock
-            if len(locks) == count:
-                return CoreLease(tuple(locks), tuple(locks.values()))
-    for lock in locks.values():
-        lock.close()
-    raise DeviceError(
-        f"this rank needs {count} cores of its own; of this node's {len(cores)} cores ({format_cores(cores)}) "
-        f"{len(locks)} are free"
-    )
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        except BlockingIOError:
+            lock.close()
+    return locks
 
 
 def pin_process(cores: Sequence[int]) -> None:

@@ -24,7 +24,8 @@ class NodeResources:
 
     Attributes:
         node_id: Ray's, in hex.
-        name: for people: the host name or the address.
+        name: for people.
+        address: of the machine; several nodes may share one.
         total: resource name to amount.
         free: of it, what nothing has taken.
         labels: the node's Ray labels.
@@ -32,6 +33,7 @@ class NodeResources:
 
     node_id: str
     name: str
+    address: str
     total: Mapping[str, float]
     free: Mapping[str, float]
     labels: Mapping[str, str]

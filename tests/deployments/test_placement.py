@@ -11,11 +11,13 @@ MI300X = "AMD-Instinct-MI300X-OAM"
 
 def gpu_node(name: str, free: float, total: float = 8, accelerator: str = MI355X) -> NodeResources:
     typed = {type_resource(accelerator): 1.0}
-    return NodeResources(name, name, {"CPU": 96, "GPU": total, **typed}, {"CPU": 96, "GPU": free, **typed}, {})
+    return NodeResources(
+        name, name, name, {"CPU": 96, "GPU": total, **typed}, {"CPU": 96, "GPU": free, **typed}, {}
+    )
 
 
 def cpu_node(name: str, free: float, total: float = 4) -> NodeResources:
-    return NodeResources(name, name, {"CPU": total}, {"CPU": free}, {})
+    return NodeResources(name, name, name, {"CPU": total}, {"CPU": free}, {})
 
 
 @pytest.mark.parametrize(

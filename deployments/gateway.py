@@ -1,0 +1,145 @@
+"""The gateway: Serve's ingress, one per node. It speaks the OpenAI API and holds a router."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from . import discovery
+from .config import ServiceConfig
+from .openai.api import OpenAIApi, Started
+from .openai.batch import generate_batch
+from .openai.formats import JsonObject
+from .openai.http import build_http_app
+from .router import Router, RouterSettings
+from .router_asyncio import attach
+from .served_model import ServedModel
+
+logger = logging.getLogger(__name__)
+
+REFRESH_S = 0.5
+PUBLISH_EVERY = 2  # refreshes: once a second
+SWEEP_EVERY = 10
+
+
+@serve.ingress()
+class Gateway:
+    """HTTP: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`. In Python, by a Serve handle:
+
+        handle = serve.get_app_handle("nfold")
+        handle.chat.remote({"model": "llama", "messages": [...]}).result()["choices"]
+        handle.completions.remote({"model": "llama", "prompt": "Once"}).result()
+        for chunks in handle.options(stream=True).stream_chat.remote({...}):   # also stream_completions
+            for chunk in chunks: ...
+        handle.generate_batch.remote("llama", [[1, 2, 3], "Once"], {"max_tokens": 16}).result()
+
+    Requests, answers and chunks are dicts as in OpenAI's API. A stream's item is a list of the chunks that were
+    ready, because an item costs more than a token. Errors are nfold's own (`models/errors.py`), wrapped by Ray.
+
+    Args:
+        config: of the service.
+        pools: the pools' deployments, which makes them part of the application; no token goes this way.
+    """
+
+    async def __init__(self, config: ServiceConfig, *pools: DeploymentHandle) -> None:
+        del pools
+        self._config = config
+        self._gateway_id = f"gateway-{uuid.uuid4().hex[:8]}"
+        models = await asyncio.to_thread(lambda: [ServedModel.load(model) for model in config.models])
+        keys = await asyncio.to_thread(discovery.service_keys, config.name)
+        queues = {model.name: model.max_queued_requests for model in config.models}
+        self._router = Router(self._gateway_id, keys, RouterSettings(models=queues))
+        self._api = OpenAIApi(self._router, {model.name: model for model in models})
+        await self._refresh()
+        self._attachment = attach(self._router, asyncio.get_running_loop())
+        self._refreshing = asyncio.create_task(self._refresh_for_ever())
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """Serve calls this after the constructor."""
+        return build_http_app(self._api, self._is_ready, self._config.http.max_body_bytes)
+
+    async def chat(self, request: Mapping[str, Any]) -> JsonObject:
+        """A chat completion."""
+        return await self._respond(await self._api.start_chat(request))
+
+    async def completions(self, request: Mapping[str, Any]) -> JsonObject:
+        """A text completion."""
+        return await self._respond(await self._api.start_completion(request))
+
+    async def stream_chat(self, request: Mapping[str, Any]) -> AsyncGenerator[list[JsonObject]]:
+        """A chat completion's chunks, as they come."""
+        async for chunks in self._stream(await self._api.start_chat({**request, "stream": True})):
+            yield chunks
+
+    async def stream_completions(self, request: Mapping[str, Any]) -> AsyncGenerator[list[JsonObject]]:
+        """A text completion's chunks, as they come."""
+        async for chunks in self._stream(await self._api.start_completion({**request, "stream": True})):
+            yield chunks
+
+    async def generate_batch(
+        self, model: str, prompts: Sequence[str | Sequence[int]], sampling: Mapping[str, Any]
+    ) -> list[JsonObject]:
+        """One dict per prompt: `token_ids`, `finish_reason`, `num_prompt_tokens`.
+
+        `sampling` holds fields of a completion request, the same for all prompts. Any number of prompts may come:
+        as many as fill half the model's queue are submitted at once.
+        """
+        served = self._api.model(model)
+        queue = next(each.max_queued_requests for each in self._config.models if each.name == model)
+        return await generate_batch(self._router, served, prompts, sampling, window=max(1, queue // 2))
+
+    def check_health(self) -> None:
+        """Serve replaces the gateway when this raises."""
+        if self._refreshing.done():
+            self._refreshing.result()
+
+    async def __del__(self) -> None:
+        """Serve awaits this once the requests in progress have ended."""
+        if hasattr(self, "_refreshing"):
+            self._refreshing.cancel()
+            self._attachment.detach()
+            self._router.close()
+            await asyncio.to_thread(discovery.withdraw_gateway, self._config.name, self._gateway_id)
+
+    async def _respond(self, started: Started) -> JsonObject:
+        try:
+            return await started.response()
+        finally:
+            started.generation.cancel()
+
+    async def _stream(self, started: Started) -> AsyncGenerator[list[JsonObject]]:
+        try:
+            async for chunks in started.chunks():
+                yield chunks
+        finally:
+            started.generation.cancel()
+
+    def _is_ready(self) -> bool:
+        return any(replica.alive for replica in self._router.snapshot().replicas)
+
+    async def _refresh_for_ever(self) -> None:
+        turn = 0
+        while True:
+            try:
+                await self._refresh()
+                if turn % PUBLISH_EVERY == 0:
+                    snapshot = msgspec.msgpack.encode(self._router.snapshot())
+                    await asyncio.to_thread(
+                        discovery.publish_gateway, self._config.name, self._gateway_id, snapshot
+                    )
+                if turn % SWEEP_EVERY == SWEEP_EVERY - 1:
+                    await asyncio.to_thread(discovery.remove_stale, self._config.name)
+            except (RayError, OSError) as error:
+                logger.warning("the head does not answer; going on with the replicas known: %s", error)
+            turn += 1
+            await asyncio.sleep(REFRESH_S)
+
+    async def _refresh(self) -> None:
+        self._router.update_replicas(await asyncio.to_thread(discovery.list_replicas, self._config.name))
