@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engines import CPU, greedy, load_engine, make_settings, random_prompts
-
 from nfold.models.engine.generate import generate
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import Engine, FinishReason, SamplingParams, SubmitBatch

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from engines import NUM_TOKENS, Case, greedy, load_engine, transformers_logprobs
-
 from nfold.models.engine.generate import collect_completions, generate
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import SubmitBatch

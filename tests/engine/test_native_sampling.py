@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engines import NUM_TOKENS, Case, greedy, load_engine, random_prompts, transformers_logprobs
-
 from nfold.models.engine.generate import generate
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import SamplingParams

@@ -2,7 +2,6 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-
 from nfold.models.engine.protocol import SamplingParams, SubmitBatch
 from nfold.models.engine.tp_messages import Message, MessageKind
 

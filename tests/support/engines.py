@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
-
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import SamplingParams
 from nfold.models.engine.settings import EngineSettings
 from nfold.models.kv_cache import KvCache
 from nfold.models.parallel import TpGroup
+from transformers import AutoModelForCausalLM
 
 NUM_TOKENS = 24
 CPU = torch.device("cpu")
@@ -59,7 +58,9 @@ def transformers_answers(checkpoint: Path, prompts: Sequence[list[int]], num_tok
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     model.generation_config.eos_token_id = None
     return [
-        model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=num_tokens)[0, len(prompt) :].tolist()
+        model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=num_tokens)[
+            0, len(prompt) :
+        ].tolist()
         for prompt in prompts
     ]
 
