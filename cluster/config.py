@@ -1,0 +1,85 @@
+"""nfold's one YAML: what is served (`deployments/config.py`) and on which cluster."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from ..deployments.config import EMBEDDED_MODEL, PositiveInt, Section, ServedModelConfig, ServiceConfig
+from .config_errors import config_error
+from .yaml_file import read_yaml
+
+
+class LocalClusterConfig(Section):
+    """Several Ray nodes on this machine, each with CPU cores of its own.
+
+    Attributes:
+        nodes: how many to start with; the first is the head and serves too.
+        cores_per_node: `auto` shares this machine's cores evenly, one per node at least.
+    """
+
+    nodes: PositiveInt = 2
+    cores_per_node: Literal["auto"] | PositiveInt = "auto"
+
+
+class ClusterConfig(Section):
+    """Where to serve: a local cluster that nfold starts and stops, or a running Ray cluster that it joins.
+
+    Attributes:
+        local: the local cluster; the default when `address` is not given.
+        address: `auto` (the Ray cluster that this machine belongs to) or the head's `host:port`.
+    """
+
+    local: LocalClusterConfig | None = None
+    address: Annotated[str, Field(pattern=r"^(auto|[^\s:/]+:\d{1,5})$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.local is not None and self.address is not None:
+            raise ValueError("give either local (nfold starts the cluster) or address (it is running), not both")
+        return self
+
+    @property
+    def local_or_default(self) -> LocalClusterConfig | None:
+        """The local cluster to start; None when a running one is joined."""
+        return None if self.address is not None else self.local or LocalClusterConfig()
+
+
+class NfoldConfig(ServiceConfig):
+    """The whole configuration."""
+
+    cluster: ClusterConfig = ClusterConfig()
+
+    @classmethod
+    def default(cls) -> "NfoldConfig":
+        """The model that comes with nfold on a local cluster of two nodes."""
+        local = ClusterConfig(local=LocalClusterConfig())
+        return cls(models=[ServedModelConfig(name="nfold-sums")], cluster=local)
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.http.port == self.metrics.port:
+            raise ValueError(f"http.port and metrics.port must differ; both are {self.http.port}")
+        return self
+
+
+def load_config(path: Path) -> NfoldConfig:
+    """Reads and checks a YAML file. Model paths that are relative count from the file's folder.
+
+    Raises:
+        ConfigError: no such file, not YAML (names the line), or a wrong field (names it, and what would be right).
+    """
+    data = read_yaml(path)
+    try:
+        config = NfoldConfig.model_validate(data)
+    except ValidationError as error:
+        raise config_error(error, NfoldConfig, data) from None
+    models = [_with_full_path(model, path.absolute().parent) for model in config.models]
+    return config.model_copy(update={"models": models})
+
+
+def _with_full_path(model: ServedModelConfig, folder: Path) -> ServedModelConfig:
+    """Replicas run in another folder than the command line; `~` is left to each node."""
+    if model.path == EMBEDDED_MODEL or model.path.startswith("~"):
+        return model
+    return model.model_copy(update={"path": str((folder / model.path).resolve())})
