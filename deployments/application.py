@@ -32,7 +32,7 @@ CONTROL_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """What is started.
+    """What is started, and what `readiness.wait_ready` waits for.
 
     Attributes:
         num_replicas: by pool.

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 REFRESH_S = 0.5
 PUBLISH_EVERY = 2  # refreshes: once a second
 SWEEP_EVERY = 10
+CONNECT_TIMEOUT_S = 5.0
 
 
 @serve.ingress()
@@ -60,6 +61,7 @@ class Gateway:
         await self._refresh()
         self._attachment = attach(self._router, asyncio.get_running_loop())
         self._refreshing = asyncio.create_task(self._refresh_for_ever())
+        await self._connect()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Serve calls this after the constructor."""
@@ -123,6 +125,14 @@ class Gateway:
 
     def _is_ready(self) -> bool:
         return any(replica.alive for replica in self._router.snapshot().replicas)
+
+    async def _connect(self) -> None:
+        """Reach the replicas that there are, so that the first requests are not refused."""
+        deadline = asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S
+        while any(replica.state == "connecting" for replica in self._router.snapshot().replicas):
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(self._router.settings.tick_s)
 
     async def _refresh_for_ever(self) -> None:
         turn = 0

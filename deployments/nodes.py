@@ -27,5 +27,6 @@ def alive_nodes() -> list[NodeResources]:
 
 
 def _name(node: Mapping[str, str]) -> str:
-    """Several nodes may share a machine; Ray's id then tells them apart."""
-    return f"{node['NodeManagerHostname']}/{node['NodeID'][:6]}"
+    """The name it was given (`ray start --node-name`), else the host's."""
+    named = node["NodeName"] != node["NodeManagerAddress"]
+    return node["NodeName"] if named else node["NodeManagerHostname"]

@@ -1,18 +1,24 @@
 """Waiting until a service serves, with progress, and with the replica's own words when it cannot."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import httpx
 import msgspec
+import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
 from ..models.errors import EngineError, StateError
 from . import discovery
+from .application import ServicePlan
+from .config import HttpConfig, ServiceConfig
+from .nodes import alive_nodes
 from .router_stats import RouterSnapshot
 
 POLL_S = 0.25
+HEALTH_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +40,16 @@ class PoolProgress:
 
 
 def wait_ready(
-    service: str,
-    num_replicas: Mapping[str, int],
+    config: ServiceConfig,
+    plan: ServicePlan,
     timeout_s: float,
     on_progress: Callable[[Sequence[PoolProgress]], None] | None = None,
     since: float = 0.0,
 ) -> None:
-    """Wait until every gateway reaches all replicas of all pools.
+    """Wait until the API answers and every gateway reaches all replicas of all pools.
 
     Args:
-        num_replicas: by pool, as wanted.
+        plan: what is wanted now; after scaling, `dataclasses.replace` it.
         on_progress: called whenever something changed.
         since: failures before this time (seconds since the epoch) are of an earlier start.
 
@@ -54,29 +60,46 @@ def wait_ready(
     deadline = time.monotonic() + timeout_s
     told: list[PoolProgress] = []
     while True:
-        starts = [report for report in discovery.list_starts(service) if report.at >= since]
+        starts = [report for report in discovery.list_starts(config.name) if report.at >= since]
         for report in starts:
             if report.error:
                 raise EngineError(f"a replica of {report.pool} could not start: {report.error}")
-        problem = _problem(service)
+        problem = _serve_problem(config.name)
         snapshots = [
             msgspec.msgpack.decode(value, type=RouterSnapshot)
-            for value in discovery.list_gateways(service).values()
+            for value in discovery.list_gateways(config.name).values()
         ]
-        progress = [_progress(pool, num_replicas[pool], starts, snapshots) for pool in sorted(num_replicas)]
+        progress = [
+            _progress(pool, wanted, starts, snapshots) for pool, wanted in sorted(plan.num_replicas.items())
+        ]
         if progress != told:
             told = progress
             if on_progress is not None:
                 on_progress(progress)
         if problem is None and all(each.num_ready >= each.num_wanted for each in progress):
-            return
+            problem = _gateway_problem(config.http, plan, len(snapshots))
+            if problem is None:
+                return
         if time.monotonic() >= deadline:
-            state = "; ".join(map(str, progress)) + (f"; {problem}" if problem else "")
-            raise StateError(f"service {service!r} is not ready after {timeout_s:g} s: {state}")
+            state = "; ".join([*map(str, progress), problem or "replicas are missing"])
+            raise StateError(f"service {config.name!r} is not ready after {timeout_s:g} s: {state}")
         time.sleep(POLL_S)
 
 
-def _problem(service: str) -> str | None:
+def _gateway_problem(http: HttpConfig, plan: ServicePlan, num_gateways: int) -> str | None:
+    if num_gateways < plan.num_gateways:
+        return f"{num_gateways} of {plan.num_gateways} gateways are ready"
+    if ray.get_runtime_context().get_node_id() != alive_nodes()[0].node_id:
+        return None  # the API is the head's, and may listen on its loopback only
+    url = f"http://{'127.0.0.1' if http.host in ('0.0.0.0', '::') else http.host}:{http.port}/health"
+    try:
+        status = httpx.get(url, timeout=HEALTH_TIMEOUT_S, trust_env=False).status_code
+    except httpx.TransportError as error:
+        return f"{url} does not answer yet: {error}"
+    return None if status == httpx.codes.OK else f"{url} answers {status}"
+
+
+def _serve_problem(service: str) -> str | None:
     """What Serve still waits for; None when all deployments are as wanted.
 
     Raises:
