@@ -1,18 +1,30 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from engines import NUM_TOKENS, Case, random_prompts, transformers_answers
 from tiny_models import make_llama
 
+Family = Literal["llama2", "llama3"]
+FAMILIES: tuple[Family, ...] = ("llama2", "llama3")
 
-@pytest.fixture(scope="session", params=["llama2", "llama3"])
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Case]:
     """Prompts of many lengths; some share beginnings, two are equal."""
-    checkpoint = make_llama(tmp_path_factory.mktemp(request.param) / "model", request.param)
     prompts = random_prompts(1, 3, 8, 16, 17, 40, 75, 90)
     beginning = prompts[-1][:40]
     prompts += [[*beginning, 1, 2, 3], [*beginning, 4], beginning, prompts[3]]
-    return Case(checkpoint, prompts, transformers_answers(checkpoint, prompts, NUM_TOKENS))
+    cases: dict[Family, Case] = {}
+    for family in FAMILIES:
+        checkpoint = make_llama(tmp_path_factory.mktemp(family) / "model", family)
+        cases[family] = Case(checkpoint, prompts, transformers_answers(checkpoint, prompts, NUM_TOKENS))
+    return cases
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def case(request: pytest.FixtureRequest, cases: dict[Family, Case]) -> Case:
+    return cases[request.param]
 
 
 @pytest.fixture(scope="session")
