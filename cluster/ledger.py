@@ -29,8 +29,8 @@ class ReplicaCounters:
         service_s: its own time in service when it told; goes back when it starts anew.
         idle_s: of that, without work.
         output_tokens: generated in that time.
-        num_running: requests in its steps.
-        num_waiting: requests in its own queue.
+        num_in_flight: requests that it holds.
+        num_waiting: of these, in its own queue.
     """
 
     replica: str
@@ -39,7 +39,7 @@ class ReplicaCounters:
     service_s: float
     idle_s: float
     output_tokens: int
-    num_running: int
+    num_in_flight: int
     num_waiting: int
 
 
@@ -62,7 +62,7 @@ class ModelCounters:
 
     @property
     def num_in_flight(self) -> int:
-        return self.num_waiting + sum(replica.num_running for replica in self.replicas)
+        return self.num_queued + sum(replica.num_in_flight for replica in self.replicas)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,9 +110,10 @@ class _Run:
         if not self._arrivals.steady:
             self._start = self._edge()
         try:
+            self._submit_due()
             while not self._is_over():
-                self._submit_due()
                 self._router.poll(POLL_S)
+                self._submit_due()
                 self._look()
             assert self._start is not None
             end = self._edge()
@@ -131,27 +132,29 @@ class _Run:
         )
 
     def _submit_due(self) -> None:
-        elapsed_s = self._clock() - self._began_s
-        due = self._arrivals.num_due(elapsed_s, self._num_submitted, len(self._in_flight))
-        num = min(due, self._settings.max_requests - self._num_submitted)
-        if num <= 0:
-            return
         now_s = self._clock()
-        indices = [(self._num_submitted + i) % len(self._workload) for i in range(num)]
-        answers = [Answer(index, now_s) for index in indices]
-        self._num_submitted += num
-        try:
-            ids = self._router.submit_many(
-                self._model,
-                [self._workload.prompts[index] for index in indices],
-                [self._workload.sampling[index] for index in indices],
-                [self._sink(answer) for answer in answers],
-            )
-        except OverloadedError as error:
-            if not self._arrivals.open:
-                raise
-            self._refuse(answers, str(error))
+        due = self._arrivals.num_due(now_s - self._began_s, self._num_submitted, len(self._in_flight))
+        num = min(due, self._settings.max_requests - self._num_submitted)
+        answers = [Answer((self._num_submitted + i) % len(self._workload), now_s) for i in range(max(0, num))]
+        self._num_submitted += len(answers)
+        if not self._arrivals.open:
+            self._submit(answers)
             return
+        for answer in answers:
+            try:
+                self._submit([answer])
+            except OverloadedError as error:
+                answer.finish, answer.error = FinishReason.ERROR, str(error)
+                self._end(answer, now_s)
+
+    def _submit(self, answers: list[Answer]) -> None:
+        """All of them or, on an error, none."""
+        ids = self._router.submit_many(
+            self._model,
+            [self._workload.prompts[answer.index] for answer in answers],
+            [self._workload.sampling[answer.index] for answer in answers],
+            [self._sink(answer) for answer in answers],
+        )
         for request_id, answer in zip(ids, answers, strict=True):
             answer.request_id = request_id
             self._in_flight[request_id] = answer
@@ -167,11 +170,6 @@ class _Run:
                 self._end(answer, now_s)
 
         return take
-
-    def _refuse(self, answers: list[Answer], error: str) -> None:
-        for answer in answers:
-            answer.finish, answer.error = FinishReason.ERROR, error
-            self._end(answer, self._clock())
 
     def _end(self, answer: Answer, now_s: float) -> None:
         answer.finished_s = self._last_end_s = now_s
@@ -208,7 +206,7 @@ class _Run:
         return all_submitted or self._clock() - self._start.time_s >= self._settings.window_s
 
     def _give_up_on_what_hangs(self, now_s: float) -> None:
-        if self._num_failed >= HOPELESS and self._num_failed == len(self._ended):
+        if self._num_failed >= HOPELESS and self._num_failed == len(self._ended) and not self._arrivals.open:
             raise EngineError(f"all of the first {self._num_failed} requests failed: {self._ended[0].error}")
         if not self._in_flight:
             self._last_end_s = now_s

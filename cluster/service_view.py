@@ -17,6 +17,7 @@ class ReplicaView:
         node: name of its node.
         state: as the router with the freshest news says (`ready`, `draining`, `lost`, ...).
         alive: some router gets answers from it.
+        num_in_flight: requests that it holds, as the router says that knows of most.
         status: the freshest that it sent to any router, None before the first.
     """
 
@@ -24,6 +25,7 @@ class ReplicaView:
     node: str
     state: str
     alive: bool
+    num_in_flight: int
     status: ReplicaStatus | None
 
     @property
@@ -81,6 +83,7 @@ def _merge_replica(views: list[tuple[float, ReplicaSnapshot]], node_names: Mappi
         node=node_names.get(node_id, node_id),
         state=freshest.state,
         alive=any(replica.alive for _, replica in views),
+        num_in_flight=max(replica.num_in_flight + replica.num_in_flight_others for _, replica in views),
         status=freshest.status,
     )
 
@@ -106,6 +109,6 @@ def _replica_counters(replica: ReplicaView, status: ReplicaStatus) -> ReplicaCou
         service_s=status.idle_s + status.busy_s + status.overhead_s,
         idle_s=status.idle_s,
         output_tokens=status.stats.total_output_tokens,
-        num_running=status.stats.num_running,
+        num_in_flight=replica.num_in_flight,
         num_waiting=status.stats.num_waiting,
     )

@@ -18,7 +18,7 @@ def replica(
     *,
     idle_s: float = 0.0,
     yardstick: str = "CPU",
-    num_running: int = 8,
+    num_in_flight: int = 8,
 ) -> ReplicaCounters:
     return ReplicaCounters(
         replica=name,
@@ -27,7 +27,7 @@ def replica(
         service_s=service_s,
         idle_s=idle_s,
         output_tokens=output_tokens,
-        num_running=num_running,
+        num_in_flight=num_in_flight,
         num_waiting=0,
     )
 
@@ -41,7 +41,7 @@ def sample(
     queued: int = 0,
 ) -> ModelCounters:
     replicas = tuple(
-        replica(NODES[i], time_s, tokens[i], idle_s=idle[i], num_running=running[i]) for i in range(len(tokens))
+        replica(NODES[i], time_s, tokens[i], idle_s=idle[i], num_in_flight=running[i]) for i in range(len(tokens))
     )
     return ModelCounters(time_s=time_s, num_queued=queued, replicas=replicas)
 
@@ -201,7 +201,7 @@ REPLICAS = st.lists(
         service_s=st.floats(0, 1e6),
         idle_s=st.floats(0, 1e6),
         output_tokens=st.integers(0, 10**9),
-        num_running=st.integers(0, 512),
+        num_in_flight=st.integers(0, 512),
         num_waiting=st.integers(0, 512),
     ),
     max_size=4,
