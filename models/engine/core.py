@@ -107,8 +107,7 @@ class EngineCore:
             return _NewTokens.none()
         hidden_RD = hidden_TD if batch.last_rows_R is None else hidden_TD[batch.last_rows_R]
         logits_RV = self._model.logits(hidden_RD)
-        sampled_R = sample(logits_RV, self._sampling, slots_R, table.num_tokens[slots_R])
-        token_ids_R = sampled_R.cpu().numpy().astype(np.int32)
+        token_ids_R = sample(logits_RV, self._sampling, slots_R, table.num_tokens[slots_R])
         self.checksum.add(token_ids_R)
         num_logprobs_R = self._sampling.num_logprobs[slots_R]
         new = _NewTokens(

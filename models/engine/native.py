@@ -1,6 +1,5 @@
 """The native engine: continuous batching over a paged KV cache, on one rank or on the ranks of a replica."""
 
-import logging
 import time
 
 import torch
@@ -12,10 +11,8 @@ from ..registry import load_model
 from .core import EngineCore
 from .protocol import U64, EngineInfo, EngineStats, StepOutputs, SubmitBatch
 from .settings import EngineSettings, ResolvedSettings
-from .tp_leader import TpLeader
+from .tp_leader import HEARTBEAT_S, TpLeader
 from .tp_messages import Command, Message, MessageKind
-
-_log = logging.getLogger(__name__)
 
 
 class NativeEngine:
@@ -25,18 +22,23 @@ class NativeEngine:
 
     Args:
         tp: the group; the caller closes it, after the engine.
+        heartbeat_s: longest silence of rank 0; must be well under the group's timeout.
     """
 
-    def __init__(self, core: EngineCore, settings: ResolvedSettings, tp: TpGroup) -> None:
+    def __init__(
+        self, core: EngineCore, settings: ResolvedSettings, tp: TpGroup, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
         self.core = core
         self.tp = tp
         self._info = EngineInfo("native", settings.max_model_len, settings.max_num_seqs, settings.as_dict())
-        self._leader = TpLeader(tp) if tp.rank == 0 and tp.size > 1 else None
+        self._leader = TpLeader(tp, heartbeat_s) if tp.rank == 0 and tp.size > 1 else None
         self._unsent: list[Command] = []
         self._failure: EngineError | None = None
 
     @classmethod
-    def load(cls, settings: EngineSettings, tp: TpGroup, device: torch.device) -> "NativeEngine":
+    def load(
+        cls, settings: EngineSettings, tp: TpGroup, device: torch.device, *, heartbeat_s: float = HEARTBEAT_S
+    ) -> "NativeEngine":
         """Load this rank's share of the model and make its KV cache. A collective: every rank of `tp` calls it.
 
         Raises ConfigError, CheckpointError, and EngineError when another rank is gone.
@@ -53,7 +55,8 @@ class NativeEngine:
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(device),
         )
-        return cls(EngineCore(model, resolved, reports_logprobs=tp.rank == 0), resolved, tp)
+        core = EngineCore(model, resolved, reports_logprobs=tp.rank == 0)
+        return cls(core, resolved, tp, heartbeat_s)
 
     @property
     def info(self) -> EngineInfo:
@@ -66,19 +69,17 @@ class NativeEngine:
         self._tell(request_ids)
 
     def has_work(self) -> bool:
-        return self.core.has_work() or self._failed() is not None
+        return self.core.has_work() or (self._leader is not None and self._leader.failure is not None)
 
     def step(self) -> StepOutputs:
         start_s = time.perf_counter()
-        failure = self._failed()
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
         try:
-            if self._leader is not None:
-                core = self.core
-                self._leader.send(Message(MessageKind.STEP, core.num_steps, core.checksum.value, self._unsent))
-                self._unsent = []
-            return self.compute_step(start_s)
+            if self._leader is None:
+                return self.compute_step(start_s)
+            with self._leader.lead(self._announce_step()):
+                return self.compute_step(start_s)
         except EngineError as error:
             self._failure = error
             raise
@@ -113,10 +114,9 @@ class NativeEngine:
         if self._leader is not None:
             self._unsent.append(command)
 
-    def _failed(self) -> EngineError | None:
-        if self._failure is None and self._leader is not None:
-            self._failure = self._leader.failure
-        return self._failure
+    def _announce_step(self) -> Message:
+        commands, self._unsent = self._unsent, []
+        return Message(MessageKind.STEP, self.core.num_steps, self.core.checksum.value, commands)
 
 
 def _least_free_bytes(tp: TpGroup, device: torch.device) -> int | None:

@@ -30,7 +30,7 @@ class SamplingState:
         self.seed: I64 = np.zeros(num_slots, np.int64)
         self.num_logprobs: I64 = np.full(num_slots, NO_LOGPROBS, np.int64)
         self._is_eos_V = np.zeros(vocab_size, np.bool_)
-        self._is_eos_V[list(eos_token_ids)] = True
+        self._is_eos_V[[token_id for token_id in eos_token_ids if token_id < vocab_size]] = True
         self._heeds_eos = np.zeros(num_slots, np.bool_)
         self._num_stop_ids: I64 = np.zeros(num_slots, np.int64)
         self._stop_ids_SE = np.zeros((num_slots, 0), np.int32)

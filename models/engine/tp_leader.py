@@ -2,6 +2,8 @@
 
 import contextlib
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from ..errors import EngineError
 from ..parallel import TpGroup
@@ -15,14 +17,14 @@ class TpLeader:
     rank 0 long before the group's timeout, and rank 0 learns of a dead rank while it is idle, too.
 
     Args:
-        heartbeat_s: longest silence; must be well under the group's timeout.
+        heartbeat_s: longest silence between steps; must be well under the group's timeout.
     """
 
-    def __init__(self, tp: TpGroup, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(self, tp: TpGroup, heartbeat_s: float) -> None:
         assert tp.rank == 0
         self._tp = tp
         self._heartbeat_s = heartbeat_s
-        self._sending = threading.Lock()
+        self._speaking = threading.Lock()
         self._spoke = threading.Event()
         self._closing = False
         self._failure: EngineError | None = None
@@ -31,16 +33,22 @@ class TpLeader:
 
     @property
     def failure(self) -> EngineError | None:
-        """Why nothing can be sent any more: another rank is gone."""
+        """Why nothing can be sent any more: a rank is gone or failed."""
         return self._failure
 
-    def send(self, message: Message) -> None:
-        """To all other ranks. Raises EngineError when one is gone."""
-        with self._sending:
+    @contextmanager
+    def lead(self, message: Message) -> Generator[None]:
+        """Send `message`; what the ranks do together because of it happens inside the context.
+
+        Raises EngineError when another rank is gone. An EngineError inside ends all sending.
+        """
+        # The model's collectives may share their group with ours: a heartbeat among them would mix up their order.
+        with self._speaking:
             if self._failure is not None:
                 raise self._failure
             try:
                 self._tp.broadcast_bytes(message.encode())
+                yield
             except EngineError as error:
                 self._failure = error
                 raise
@@ -53,17 +61,16 @@ class TpLeader:
         self._closing = True
         self._spoke.set()
         self._thread.join()
-        if self._failure is None:
-            self._send_or_note(Message(MessageKind.STOP))
+        self._send_quietly(MessageKind.STOP)
 
     def _beat(self) -> None:
         while not self._closing and self._failure is None:
             if self._spoke.wait(self._heartbeat_s):
                 self._spoke.clear()
             else:
-                self._send_or_note(Message(MessageKind.HEARTBEAT))
+                self._send_quietly(MessageKind.HEARTBEAT)
 
-    def _send_or_note(self, message: Message) -> None:
-        """`send`, leaving an error in `failure`: there is no caller who could act on it now."""
-        with contextlib.suppress(EngineError):
-            self.send(message)
+    def _send_quietly(self, kind: MessageKind) -> None:
+        """There is nobody here to act on an error; it stays in `failure`."""
+        with contextlib.suppress(EngineError), self.lead(Message(kind)):
+            pass

@@ -40,7 +40,7 @@ def test_ranks_together_give_the_tokens_of_transformers(cases: dict[str, Case], 
     ]
     with tp_group(size, tmp_path / "meeting", [settings for _, settings in jobs]) as (tp, _):
         for case, settings in jobs:
-            engine = NativeEngine.load(settings, tp, CPU)
+            engine = NativeEngine.load(settings, tp, CPU, heartbeat_s=0.01)
             check_answers(engine, case, num_prompts=6 if size == 4 else len(case.prompts))
             check_abort(engine)
             assert (engine.stats().total_preemptions > 0) == (engine.info.max_model_len < 512)
@@ -68,7 +68,7 @@ def check_abort(engine: NativeEngine) -> None:
 def test_a_rank_that_dies_fails_the_idle_engine(checkpoint: Path, tmp_path: Path) -> None:
     settings = make_settings(checkpoint, tp=2)
     with tp_group(2, tmp_path / "meeting", [settings]) as (tp, ranks):
-        engine = NativeEngine.load(settings, tp, CPU)
+        engine = NativeEngine.load(settings, tp, CPU, heartbeat_s=0.1)
         generate(engine, random_prompts(5), [greedy(3)])
         assert not engine.has_work()
         ranks[0].kill()
