@@ -28,9 +28,6 @@ from .wire import (
 
 logger = logging.getLogger(__name__)
 
-# Time for the farewell to leave, so that replicas free blocks at once.
-CLOSING_LINGER_S = 0.5
-
 
 class ReplicaConnections:
     """The replicas of one router, by id.
@@ -52,6 +49,8 @@ class ReplicaConnections:
         self._clock = clock
         self._on_lost = on_lost
         self._replicas: dict[str, Replica] = {}
+        self._by_connection: dict[str, Replica] = {}
+        self._num_connections = 0
         self.socket = RouterSocket(router_id, keys, settings.host)
 
     def __iter__(self) -> Iterator[Replica]:
@@ -66,20 +65,21 @@ class ReplicaConnections:
         replica = Replica(address, pool, endpoint="", last_heard_s=self._clock())
         self._replicas[address.replica_id] = replica
         try:
-            replica.endpoint = self.socket.connect(address)
+            replica.endpoint = self.socket.endpoint_of(address)
         except UnavailableError as error:
             self._refuse(replica, str(error))
+        else:
+            self._greet(replica)
         return replica
 
     def drop(self, replica: Replica) -> None:
         """Part from it. What it still has of this router is aborted there."""
         if replica.alive:
             self._send(replica, Goodbye(WIRE_VERSION, "the router does not need this replica any more"))
-        if replica.endpoint:
-            self.socket.disconnect(replica.endpoint)
+        self._disconnect(replica)
         del self._replicas[replica.replica_id]
 
-    def send(self, replica: Replica, message: Submit | Abort) -> bool:
+    def send(self, replica: Replica, message: Submit | Abort | Ping) -> bool:
         """False when the replica turned out to be lost."""
         sent = self._send(replica, message)
         if not sent:
@@ -89,7 +89,7 @@ class ReplicaConnections:
     def receive(self) -> tuple[Replica, Output | Refused] | None:
         """The next message for the router; None when there is none now. Others are dealt with here."""
         while (received := self.socket.receive()) is not None:
-            replica = self._replicas.get(received[0])
+            replica = self._by_connection.get(received[0])
             if replica is None:
                 continue
             replica.last_heard_s = self._clock()
@@ -106,16 +106,21 @@ class ReplicaConnections:
         return None
 
     def heartbeat(self) -> None:
-        """Greet, ping and bury. Call after all messages that are there were received."""
+        """Ping who lives, bury who is silent, greet who is lost. Call after all messages there were received."""
         now_s = self._clock()
         for replica in self:
             silent_s = now_s - replica.last_heard_s
-            if replica.alive and silent_s > self._settings.dead_after_s:
-                self.lose(replica, f"it said nothing for {silent_s:.1f} s")
-            elif replica.alive:
-                self._ping(replica, now_s)
-            elif replica.state is not ReplicaState.REFUSED:
-                self._greet(replica, now_s)
+            if replica.alive:
+                if silent_s > self._settings.dead_after_s:
+                    self.lose(replica, f"it said nothing for {silent_s:.1f} s")
+                elif now_s - replica.pinged_s >= self._settings.heartbeat_s:
+                    replica.pinged_s = now_s
+                    self.send(replica, Ping())
+            elif replica.state is ReplicaState.CONNECTING and silent_s > self._settings.dead_after_s:
+                replica.state = ReplicaState.LOST
+                replica.reason = f"it has not answered for {silent_s:.1f} s"
+            elif self._is_to_greet(replica, now_s):
+                self._greet(replica)
 
     def bury_lost_connections(self, receive_all: Callable[[], object]) -> None:
         """Lose the replicas whose connections ended, after `receive_all` took in what they had sent before."""
@@ -130,12 +135,15 @@ class ReplicaConnections:
                 self._refuse(replica, "its keys and this router's are not of one service")
             elif replica.alive:
                 self.lose(replica, "its connection is lost")
+            else:
+                self._disconnect(replica)  # the greeting may be lost with it
 
     def lose(self, replica: Replica, reason: str) -> None:
         """It is gone, for now at least: it is greeted again as long as it is listed."""
         was_alive = replica.alive
         replica.state = ReplicaState.LOST
         replica.reason = reason
+        self._disconnect(replica)
         if was_alive:
             logger.warning("replica %s is lost: %s", replica.replica_id, reason)
             self._on_lost(replica)
@@ -145,26 +153,30 @@ class ReplicaConnections:
             if replica.alive:
                 self._send(replica, Goodbye(WIRE_VERSION, "the router closes"))
         self._replicas.clear()
-        self.socket.close(CLOSING_LINGER_S)
+        self._by_connection.clear()
+        self.socket.close()
+
+    def _is_to_greet(self, replica: Replica, now_s: float) -> bool:
+        may_be_greeted = replica.state is not ReplicaState.REFUSED and not replica.connection
+        return may_be_greeted and now_s - replica.greeted_s >= self._settings.heartbeat_s
+
+    def _greet(self, replica: Replica) -> None:
+        """Connect under a new name; the greeting waits there until the connection stands."""
+        self._num_connections += 1
+        replica.connection = f"{replica.replica_id}/{self._num_connections}"
+        replica.greeted_s = self._clock()
+        self._by_connection[replica.connection] = replica
+        self.socket.connect(replica.endpoint, replica.connection)
+        self._send(replica, Hello(WIRE_VERSION, self._router_id))
+
+    def _disconnect(self, replica: Replica) -> None:
+        if replica.connection:
+            self.socket.disconnect(replica.endpoint)
+            del self._by_connection[replica.connection]
+            replica.connection = ""
 
     def _send(self, replica: Replica, message: Message) -> bool:
-        return self.socket.send(replica.replica_id, encode(message))
-
-    def _ping(self, replica: Replica, now_s: float) -> None:
-        if now_s - replica.ping_s < self._settings.heartbeat_s:
-            return
-        replica.ping_s = now_s
-        if not self._send(replica, Ping()):
-            self.lose(replica, "its connection is lost")
-
-    def _greet(self, replica: Replica, now_s: float) -> None:
-        """Say hello as soon as the connection stands, and again while no answer comes."""
-        if replica.state is ReplicaState.CONNECTING and now_s - replica.last_heard_s > self._settings.dead_after_s:
-            self.lose(replica, f"it did not answer for {self._settings.dead_after_s:.1f} s")
-        if now_s - replica.hello_s >= self._settings.heartbeat_s and self._send(
-            replica, Hello(WIRE_VERSION, self._router_id)
-        ):
-            replica.hello_s = now_s
+        return self.socket.send(replica.connection, encode(message))
 
     def _refuse(self, replica: Replica, reason: str) -> None:
         self.lose(replica, reason)
@@ -173,9 +185,11 @@ class ReplicaConnections:
 
     def _note(self, replica: Replica, message: Message) -> None:
         match message:
-            case Welcome(version=version):
+            case Welcome(version=version, replica_id=replica_id):
                 if version != WIRE_VERSION:
                     self._refuse(replica, _versions_differ(version))
+                elif replica_id != replica.replica_id:
+                    self.lose(replica, f"replica {replica_id} has taken its place at {replica.endpoint}")
                 elif not replica.alive:
                     replica.state = ReplicaState.READY
                     replica.reason = ""

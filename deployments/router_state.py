@@ -54,8 +54,9 @@ class Replica:
     """One replica.
 
     Attributes:
-        endpoint: where it is connected; empty when there is no way.
-        last_heard_s, hello_s, ping_s: when it last said something, was last greeted, was last pinged.
+        endpoint: the way there; empty when there is none.
+        connection: the name of its present connection; empty without one.
+        last_heard_s, greeted_s, pinged_s: when it last said something, was last greeted, was last pinged.
         listed: still among the addresses given; an unlisted one only ends what it has.
         in_flight: requests that it holds, by slot.
         outbox: assigned, to be sent with the next flush. Requests may have left since.
@@ -69,8 +70,9 @@ class Replica:
     last_heard_s: float
     state: ReplicaState = ReplicaState.CONNECTING
     reason: str = ""
-    hello_s: float = float("-inf")
-    ping_s: float = float("-inf")
+    connection: str = ""
+    greeted_s: float = float("-inf")
+    pinged_s: float = float("-inf")
     listed: bool = True
     in_flight: dict[int, Request] = field(default_factory=dict)
     outbox: list[Request] = field(default_factory=list)

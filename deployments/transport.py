@@ -3,9 +3,9 @@
     replica  binds ipc in a 0700 directory, and tcp with CURVE on its node's address
     router   connects to many replicas: ipc on its own host, tcp elsewhere
 
-Each side declares its own id, so a peer is known by what it is and not by where it was dialled: a message for a
-replica never reaches another one that came to life at the same port. Both sides refuse to queue for a peer that is
-not connected (IMMEDIATE, ROUTER_MANDATORY), so a send says at once that the peer is gone.
+A router names each connection that it opens (CONNECT_ROUTING_ID) and never uses a name twice, so what comes late
+from a connection that was given up is known by its name. A replica knows a router by the id that it declares.
+(IMMEDIATE, which would name peers by their own ids on both sides, drops unread messages when a connection ends.)
 """
 
 import contextlib
@@ -28,6 +28,8 @@ from .wire import Frames
 ZAP_DOMAIN = "nfold"
 ZMTP_HEARTBEAT_MS = 1000
 ZMTP_TIMEOUT_MS = 5000
+# What a router still has to say to replicas that it leaves.
+FAREWELL_LINGER_MS = 500
 MAX_MESSAGE_BYTES = 1 << 30
 
 
@@ -36,7 +38,6 @@ def _new_socket(context: zmq.Context[zmq.Socket[bytes]], own_id: str) -> zmq.Soc
     router.setsockopt(zmq.ROUTING_ID, own_id.encode())
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-    router.setsockopt(zmq.IMMEDIATE, 1)
     router.setsockopt(zmq.IPV6, 1)
     router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     # What may wait is bounded by the requests in flight; a full queue would drop a peer that is merely slow.
@@ -60,7 +61,7 @@ def _send(router: zmq.Socket[bytes], peer: bytes, frames: Frames) -> bool:
 def _receive(router: zmq.Socket[bytes]) -> tuple[bytes, Frames] | None:
     if not router.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # pyright: ignore[reportOperatorIssue]
         return None
-    peer, *frames = router.recv_multipart()
+    peer, *frames = router.recv_multipart(zmq.NOBLOCK)
     return peer, frames
 
 
@@ -195,38 +196,45 @@ class RouterSocket:
         self._host = host
         self._context = zmq.Context()
         self._router = _new_socket(self._context, router_id)
+        self._router.setsockopt(zmq.LINGER, FAREWELL_LINGER_MS)
         self._router.setsockopt(zmq.RECONNECT_IVL, 100)
         self._router.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         watched = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         self._monitor: zmq.Socket[bytes] = self._router.get_monitor_socket(watched)
 
-    def connect(self, address: ReplicaAddress) -> str:
-        """Begin to connect; returns the endpoint taken. Raises UnavailableError when there is no way there."""
+    def endpoint_of(self, address: ReplicaAddress) -> str:
+        """The nearest way to a replica. Raises UnavailableError when there is none."""
         path = address.ipc_endpoint.removeprefix("ipc://")
         if address.host == self._host and os.access(path, os.W_OK):
-            self._router.setsockopt(zmq.CURVE_SERVER, 0)  # no CURVE for connections from here on
-            self._router.connect(address.ipc_endpoint)
             return address.ipc_endpoint
         if self._keys is None or not address.tcp_endpoint:
             raise UnavailableError(
                 f"replica {address.replica_id} is on host {address.host}, this router on {self._host}, and tcp "
                 f"between hosts needs the service's keys on both sides"
             )
-        self._router.setsockopt(zmq.CURVE_SERVERKEY, self._keys.server_public.encode())
-        self._router.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.client_public.encode())
-        self._router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.client_secret.encode())
-        self._router.connect(address.tcp_endpoint)
         return address.tcp_endpoint
 
+    def connect(self, endpoint: str, name: str) -> None:
+        """Begin to connect. Messages for `name`, which must be new, wait until the connection stands."""
+        if endpoint.startswith("ipc:") or self._keys is None:
+            self._router.setsockopt(zmq.CURVE_SERVER, 0)  # no CURVE for connections from here on
+        else:
+            self._router.setsockopt(zmq.CURVE_SERVERKEY, self._keys.server_public.encode())
+            self._router.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.client_public.encode())
+            self._router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.client_secret.encode())
+        self._router.setsockopt(zmq.CONNECT_ROUTING_ID, name.encode())
+        self._router.connect(endpoint)
+
     def disconnect(self, endpoint: str) -> None:
+        """Give the connection up, with what it brought and nobody received."""
         self._router.disconnect(endpoint)
 
-    def send(self, replica_id: str, frames: Frames) -> bool:
-        """False when the replica is not connected (yet, or any more)."""
-        return _send(self._router, replica_id.encode(), frames)
+    def send(self, name: str, frames: Frames) -> bool:
+        """False when there is no such connection."""
+        return _send(self._router, name.encode(), frames)
 
     def receive(self) -> tuple[str, Frames] | None:
-        """The next message and the replica that sent it; None when there is none now."""
+        """The next message and the name of its connection; None when there is none now."""
         received = _receive(self._router)
         return received and (received[0].decode(errors="replace"), received[1])
 
@@ -249,8 +257,8 @@ class RouterSocket:
     def fileno(self) -> int:
         return self._router.fileno()
 
-    def close(self, linger_s: float) -> None:
-        """Close, giving messages already sent `linger_s` to leave. Ignored the second time."""
+    def close(self) -> None:
+        """Close, giving messages already sent half a second to leave. Ignored the second time."""
         if not self._router.closed:
             self._router.disable_monitor()
-        self._context.destroy(linger=int(linger_s * 1000))
+        self._context.destroy(linger=FAREWELL_LINGER_MS)
