@@ -1,0 +1,57 @@
+"""Requests as one int64 matrix, a column each, a row per property: moving any number of them is one operation."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protocol import I32, U8, U64, FinishReason, SubmitBatch
+from .answers import ends_of, hash_prompts, place_weights
+
+Sequences = NDArray[np.int64]  # [NUM_ROWS, N]
+
+# The rows. Ids, seeds and hashes are uint64 seen as int64.
+ID = 0
+SEED = 1
+HASH = 2  # of all known tokens, see `answers`
+NUM_PROMPT = 3
+NUM_TOKENS = 4  # known: prompt and answer so far
+NUM_COMPUTED = 5  # of them, with KV in the cache
+NUM_ONCE_COMPUTED = 6  # when it was last sent back to the queue: what lies below is recomputation
+END = 7  # NUM_TOKENS at which the request ends
+FINISH = 8  # FinishReason then
+NUM_ROWS = 9
+
+NONE: Sequences = np.zeros((NUM_ROWS, 0), np.int64)
+
+
+def sequences_of(batch: SubmitBatch, max_model_len: int) -> tuple[Sequences, U64]:
+    """The requests that an engine can serve, and the ids of those that it never can."""
+    served = (batch.prompt_lens >= 1) & (batch.prompt_lens < max_model_len) & (batch.max_tokens >= 1)
+    sequences = build_sequences(
+        ids=batch.request_ids,
+        prompt_lens=batch.prompt_lens,
+        hashes=hash_prompts(batch.prompt_ids, batch.prompt_lens, place_weights(max_model_len)),
+        max_tokens=batch.max_tokens,
+        seeds=batch.seed,
+        ignore_eos=batch.ignore_eos,
+        max_model_len=max_model_len,
+    )
+    if served.all():
+        return sequences, np.zeros(0, np.uint64)
+    return sequences[:, served], batch.request_ids[~served]
+
+
+def build_sequences(
+    *, ids: U64, prompt_lens: I32, hashes: U64, max_tokens: I32, seeds: U64, ignore_eos: U8, max_model_len: int
+) -> Sequences:
+    """Requests of which nothing is computed yet; all arguments [N] but the last."""
+    sequences = np.zeros((NUM_ROWS, len(ids)), np.int64)
+    sequences[ID] = ids.view(np.int64)
+    sequences[SEED] = seeds.view(np.int64)
+    sequences[HASH] = hashes.view(np.int64)
+    sequences[NUM_PROMPT] = sequences[NUM_TOKENS] = prompt_lens
+    limits = np.minimum(sequences[NUM_PROMPT] + max_tokens, max_model_len)
+    ends = ends_of(seeds)
+    stops = (ends > prompt_lens) & (ends <= limits) & (ignore_eos == 0)
+    sequences[END] = np.where(stops, ends, limits)
+    sequences[FINISH] = np.where(stops, FinishReason.STOP, FinishReason.LENGTH)
+    return sequences
