@@ -36,7 +36,7 @@ class ServicePlan:
 
     Attributes:
         num_replicas: by pool.
-        num_gateways: one per node.
+        num_gateways: one per machine.
         ingress_everywhere: each node has an ingress of its own; else the head alone, because nodes share a machine.
     """
 
@@ -55,8 +55,8 @@ def plan_service(config: ServiceConfig, nodes: Sequence[NodeResources]) -> Servi
     """
     for index, model in enumerate(config.models):
         _check_model(f"models[{index}]", model)
-    addresses = {node.address for node in nodes}
-    return ServicePlan(check_fit(config.pools, nodes), len(nodes), len(addresses) == len(nodes))
+    num_machines = len({node.address for node in nodes})
+    return ServicePlan(check_fit(config.pools, nodes), num_machines, num_machines == len(nodes))
 
 
 def build_application(config: ServiceConfig, plan: ServicePlan) -> serve.Application:
@@ -126,7 +126,7 @@ def scale_pool(service: str, pool: str, num_replicas: int) -> None:
 
 
 def scale_gateways(service: str, num_gateways: int) -> None:
-    """One per node, after nodes came or went. Raises StateError."""
+    """One per machine, after machines came or went. Raises StateError."""
     _scale(service, GATEWAYS, num_gateways)
 
 

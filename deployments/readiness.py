@@ -60,9 +60,9 @@ def wait_ready(
     deadline = time.monotonic() + timeout_s
     told: list[PoolProgress] = []
     while True:
-        starts = [report for report in discovery.list_starts(config.name) if report.at >= since]
+        starts = discovery.list_starts(config.name)
         for report in starts:
-            if report.error:
+            if report.error and report.at >= since:
                 raise EngineError(f"a replica of {report.pool} could not start: {report.error}")
         problem = _serve_problem(config.name)
         snapshots = [
@@ -96,7 +96,7 @@ def _gateway_problem(http: HttpConfig, plan: ServicePlan, num_gateways: int) -> 
         status = httpx.get(url, timeout=HEALTH_TIMEOUT_S, trust_env=False).status_code
     except httpx.TransportError as error:
         return f"{url} does not answer yet: {error}"
-    return None if status == httpx.codes.OK else f"{url} answers {status}"
+    return None if status == 200 else f"{url} answers {status}"
 
 
 def _serve_problem(service: str) -> str | None:
@@ -129,5 +129,5 @@ def _progress(
     ]
     known = set[str].intersection(*reached) if reached else set[str]()
     own = [report for report in starts if report.pool == pool]
-    phases = tuple(report.phase for report in own if report.replica_id not in known)
+    phases = tuple(report.phase for report in own if report.replica_id not in known and not report.error)
     return PoolProgress(pool, sum(report.replica_id in known for report in own), num_wanted, phases)

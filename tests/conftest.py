@@ -1,9 +1,13 @@
 """Test-wide surroundings: one thread per process (two cores are shared), and a home that is not the user's."""
 
 import os
+import secrets
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["NFOLD_HOME"] = tempfile.mkdtemp(prefix="nfold-test-home-")
+# Ray reads its token once per process, so all clusters of a test run share one.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
