@@ -94,9 +94,9 @@ class Scheduler:
 
     def schedule(self) -> Schedule:
         """Choose the tokens of the next step and give them blocks. `commit` must follow once they are computed."""
-        slots, num_new, preempted = self._schedule_running()
+        slots, num_new = self._schedule_running()
         admitted: list[Request] = []
-        if self._waiting and self._free_slots and not preempted:
+        if self._waiting and self._free_slots:
             admitted, num_first = self._admit(self._max_num_batched_tokens - int(num_new.sum()))
             if admitted:
                 slots = np.concatenate((slots, np.array([request.slot for request in admitted], np.int64)))
@@ -127,10 +127,9 @@ class Scheduler:
 
     # Running requests
 
-    def _schedule_running(self) -> tuple[I64, I64, bool]:
-        """Slots and their shares of the budget, with blocks for them; true if that took a preemption."""
+    def _schedule_running(self) -> tuple[I64, I64]:
+        """Slots and their shares of the budget; they get the blocks for them, which may take preemptions."""
         table = self.table
-        preempted = False
         while True:
             slots = self._running_slots
             num_computed = table.num_computed_tokens[slots]
@@ -140,11 +139,10 @@ class Scheduler:
             if int(num_blocks[growing].sum()) <= self.pool.num_free:
                 break
             self._preempt_latest()
-            preempted = True
         for slot, count in zip(slots[growing].tolist(), num_blocks[growing].tolist(), strict=True):
             table.add_blocks(slot, self.pool.allocate(count))
         taking_part = num_new > 0
-        return slots[taking_part], num_new[taking_part], preempted
+        return slots[taking_part], num_new[taking_part]
 
     def _preempt_latest(self) -> None:
         """Take the blocks of the request that arrived last; it waits in front of all that arrived after it."""

@@ -41,6 +41,8 @@ def test_a_stop_id_ends_the_answer_and_is_part_of_it(engine: NativeEngine) -> No
     ]
     ended = tokens[: tokens.index(stop) + 1]
     assert [completion.token_ids.tolist() for completion in completions] == [ended, ended, tokens]
+    others = generate(engine, [PROMPT] * 3, [greedy(12, stop_token_ids=(299,))] * 3)
+    assert [completion.token_ids.tolist() for completion in others] == [tokens] * 3
 
 
 def test_end_of_sequence_ids_of_the_checkpoint_end_the_answer(checkpoint: Path, tmp_path: Path) -> None:

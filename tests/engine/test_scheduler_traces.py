@@ -67,5 +67,7 @@ def test_random_traffic(seed: int) -> None:
     assert first_admission == sorted(first_admission), "a later arrival overtook an earlier one"
     assert engine.scheduler.pool.num_free == settings.num_kv_blocks
     assert engine.scheduler.totals.output_tokens == sum(map(len, engine.answers.values()))
+    if not aborted:
+        assert engine.scheduler.totals.prompt_tokens == sum(len(prompt) for prompt, _ in wanted.values())
     computed = sum(int(step.num_new_tokens.sum()) for step in engine.steps)
     assert engine.scheduler.totals.recomputed_tokens <= computed
