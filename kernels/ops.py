@@ -27,18 +27,20 @@ def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
 def add_rms_norm(
     x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rms_norm(x + residual), x + residual). `residual_TD` may be overwritten."""
+    """(rms_norm(x + residual), x + residual). `residual_TD` is overwritten."""
     return _rms_norm.add_rms_norm(x_TD, residual_TD, weight_D, eps)
 
 
-def rotary(
-    q_THd: torch.Tensor, k_TKd: torch.Tensor, cos_Td: torch.Tensor, sin_Td: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys turned by their positions; element i of a head pairs with i + d/2 (Hugging Face's layout).
+def rotary(x_THd: torch.Tensor, cos_Td: torch.Tensor, sin_Td: torch.Tensor) -> torch.Tensor:
+    """Heads turned by their tokens' positions; queries and keys side by side take one call.
 
-    `cos_Td` and `sin_Td` hold each angle twice (both halves alike) in the type of q and k.
+    Element i of a head pairs with element i + d/2, as Hugging Face stores heads. Both tables hold each angle for
+    either half, with the sign that it has in the result:
+
+        out[i]       = x[i]       cos[i]       + x[i + d/2] sin[i]          cos = ( cos a, cos a)
+        out[i + d/2] = x[i + d/2] cos[i + d/2] + x[i]       sin[i + d/2]    sin = (-sin a, sin a)
     """
-    return _rotary.rotary(q_THd, k_TKd, cos_Td, sin_Td)
+    return _rotary.rotary(x_THd, cos_Td, sin_Td)
 
 
 def write_kv(
@@ -52,9 +54,9 @@ def write_kv(
     _write_kv.write_kv(k_TKd, v_TKd, k_cache_NbKd, v_cache_NbKd, slot_mapping_T)
 
 
-def prepare_attention(inputs: AttentionInputs, dtype: torch.dtype) -> AttentionPlan:
-    """What `paged_attention` needs on every layer of one step. `dtype` is the cache's."""
-    return _paged_attention.prepare_attention(inputs, dtype)
+def prepare_attention(inputs: AttentionInputs, k_cache_NbKd: torch.Tensor) -> AttentionPlan:
+    """What `paged_attention` needs on every layer of one step. Any layer's cache will do: they are all alike."""
+    return _paged_attention.prepare_attention(inputs, k_cache_NbKd)
 
 
 def paged_attention(

@@ -49,13 +49,12 @@ class LlamaForCausalLM:
         self, token_ids_T: torch.Tensor, positions_T: torch.Tensor, kv: KvCache, inputs: AttentionInputs
     ) -> torch.Tensor:
         cos_Td, sin_Td = self._rotary.at(positions_T)
-        step = AttentionStep(cos_Td, sin_Td, inputs.slot_mapping_T, ops.prepare_attention(inputs, kv.dtype))
-        residual_TD = self._embedding(token_ids_T)
-        x_TD = torch.zeros_like(residual_TD)
+        step = AttentionStep(cos_Td, sin_Td, inputs.slot_mapping_T, ops.prepare_attention(inputs, kv.k[0]))
+        x_TD, residual_TD = self._embedding(token_ids_T), None
         for layer, k_cache, v_cache in zip(self._layers, kv.k, kv.v, strict=True):
             x_TD, residual_TD = layer(x_TD, residual_TD, k_cache, v_cache, step)
-        x_TD, _ = self._norm.add(x_TD, residual_TD)
-        return x_TD
+        assert residual_TD is not None, "a model has at least one layer"
+        return self._norm.add(x_TD, residual_TD)[0]
 
     @torch.inference_mode()
     def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
@@ -89,12 +88,16 @@ class LlamaLayer:
     def __call__(
         self,
         x_TD: torch.Tensor,
-        residual_TD: torch.Tensor,
+        residual_TD: torch.Tensor | None,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
         step: AttentionStep,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        x_TD, residual_TD = self._input_norm.add(x_TD, residual_TD)
+        """`x_TD` is what the layer before adds to the residual; the first layer has none before."""
+        if residual_TD is None:
+            x_TD, residual_TD = self._input_norm(x_TD), x_TD
+        else:
+            x_TD, residual_TD = self._input_norm.add(x_TD, residual_TD)
         x_TD = self._attention(x_TD, k_cache, v_cache, step)
         x_TD, residual_TD = self._mlp_norm.add(x_TD, residual_TD)
         return self._mlp(x_TD), residual_TD

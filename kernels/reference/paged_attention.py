@@ -1,134 +1,157 @@
 """Attention over the paged cache with torch's scaled_dot_product_attention.
 
-Keys and values are gathered from their blocks. Query heads that share a key head are laid along the query
-dimension (decode) or read the key head through a stride of 0 (prefill), so nothing is repeated in memory.
+Sequences of like lengths form a group: their keys and values are gathered from the blocks side by side, padded to
+the longest, and attended to in one call. Groups are small enough that on CPU what is gathered stays in the core's
+cache (3 to 4 times faster than 64 sequences at once), and alike enough that little of it is padding.
 
-Legend: T tokens, S sequences of a group, B blocks per table row, N blocks of the cache, b tokens per block,
-H query heads, K key heads, G = H / K query heads per key head, C gathered tokens (B * b), Q query tokens,
-d head size.
+    tokens of the step    |s0|s1|s2| s3 s3 s3 | s4 s4 |
+    rows, group by group  |s1|s0|  |s2|  | s3 s3 s3 | s4 s4 s4 |       a permutation, with queries padded too
+
+Legend: T tokens, P padded rows, S sequences of a group, Q query tokens and C gathered tokens of each of them,
+N blocks of the cache, b tokens per block, H query heads, K key heads, d head size.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..attention_inputs import AttentionInputs
 
-
-@dataclass(frozen=True, slots=True)
-class _DecodeGroup:
-    """Sequences with one query token each, at `rows_S` of the step's tokens."""
-
-    rows_S: torch.Tensor
-    blocks: torch.Tensor  # [S * B]
-    mask_S11C: torch.Tensor  # 0 where the query may look, -inf elsewhere
+_GROUP_BYTES = {"cpu": 2 << 20}
+_GROUP_BYTES_ELSEWHERE = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Prefill:
-    """One sequence with several query tokens, which are the last ones of its context."""
+class _Group:
+    """Sequences attended to in one call; their queries are rows [start, stop), `num_queries` for each sequence."""
 
     start: int
     stop: int
-    context: int
-    blocks_B: torch.Tensor
-    mask_QC: torch.Tensor | None  # None: the whole context is queried, plain causal
+    num_sequences: int
+    num_queries: int
+    num_context: int
+    blocks: torch.Tensor  # [S * blocks per sequence]
+    mask_S1QC: torch.Tensor | None  # 0 where a query may look, -inf elsewhere; None: all, or plain causal
+    is_causal: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """What one step's attention needs on every layer, worked out once per step."""
+    """One step's groups, the same on every layer. None: the rows are the tokens as they are."""
 
-    decodes: tuple[_DecodeGroup, ...]
-    prefills: tuple[_Prefill, ...]
+    groups: tuple[_Group, ...]
+    token_of_row_P: torch.Tensor | None
+    row_of_token_T: torch.Tensor | None
 
 
-def prepare_attention(inputs: AttentionInputs, dtype: torch.dtype) -> AttentionPlan:
+def prepare_attention(inputs: AttentionInputs, k_cache_NbKd: torch.Tensor) -> AttentionPlan:
+    device = k_cache_NbKd.device
+    bytes_per_token = 2 * k_cache_NbKd[0, 0].nbytes
+    group_tokens = max(1, _GROUP_BYTES.get(device.type, _GROUP_BYTES_ELSEWHERE) // bytes_per_token)
+    query_lens, context_lens = np.array(inputs.query_lens), np.array(inputs.host_context_lens)
+    first_token = np.cumsum(query_lens) - query_lens
+
+    groups: list[_Group] = []
+    tokens: list[np.ndarray] = []
+    start = 0
+    for members in _like_lengths(query_lens, context_lens, inputs.num_decodes, group_tokens):
+        queries, contexts = query_lens[members], context_lens[members]
+        # Padding repeats a sequence's last query.
+        query_SQ = np.minimum(np.arange(queries.max()), queries[:, None] - 1)
+        tokens.append((first_token[members, None] + query_SQ).ravel())
+        last_seen_SQ = (contexts - queries)[:, None] + query_SQ
+        groups.append(_group(inputs, k_cache_NbKd, start, members, last_seen_SQ))
+        start = groups[-1].stop
+
+    token_of_row_P = np.concatenate(tokens)
+    if len(token_of_row_P) == len(inputs.slot_mapping_T) and (np.diff(token_of_row_P) == 1).all():
+        return AttentionPlan(tuple(groups), None, None)
+    row_of_token_T = np.empty(len(inputs.slot_mapping_T), np.int64)
+    row_of_token_T[token_of_row_P[::-1]] = np.arange(len(token_of_row_P))[::-1]
     return AttentionPlan(
-        decodes=(_decode_group(inputs, dtype),) if inputs.num_decodes else (),
-        prefills=tuple(_prefills(inputs, dtype)),
+        tuple(groups), torch.from_numpy(token_of_row_P).to(device), torch.from_numpy(row_of_token_T).to(device)
     )
 
 
-def _decode_group(inputs: AttentionInputs, dtype: torch.dtype) -> _DecodeGroup:
-    S, b = inputs.num_decodes, inputs.block_size
-    device = inputs.block_tables_SB.device
-    C = -(-max(inputs.host_context_lens[:S]) // b) * b
-    positions_C = torch.arange(C, device=device, dtype=torch.int32)
-    hidden_SC = positions_C >= inputs.context_lens_S[:S, None]
-    mask_SC = torch.zeros(S, C, dtype=dtype, device=device).masked_fill_(hidden_SC, float("-inf"))
-    return _DecodeGroup(
-        rows_S=torch.arange(S, device=device),
-        blocks=inputs.block_tables_SB[:S, : C // b].reshape(-1).long(),
-        mask_S11C=mask_SC[:, None, None, :],
-    )
+def _like_lengths(
+    query_lens: np.ndarray, context_lens: np.ndarray, num_decodes: int, group_tokens: int
+) -> Iterator[np.ndarray]:
+    """Sequence numbers of each group: longest first, until the group is full or too much of it would be padding."""
+    for part in (slice(0, num_decodes), slice(num_decodes, len(query_lens))):
+        order = np.lexsort((-context_lens[part], -query_lens[part])) + part.start
+        queries, contexts = query_lens[order].tolist(), context_lens[order].tolist()
+        first = longest = used = 0
+        for index, context in enumerate(contexts):
+            longest = max(longest, context)
+            padded = (index - first + 1) * longest
+            full = padded > group_tokens or padded - used - context > group_tokens // 4
+            if index > first and (full or 4 * queries[index] < 3 * queries[first]):
+                yield np.sort(order[first:index])
+                first, longest, used = index, context, 0
+            used += context
+        if first < len(order):
+            yield np.sort(order[first:])
 
 
-def _prefills(inputs: AttentionInputs, dtype: torch.dtype) -> list[_Prefill]:
-    b, device = inputs.block_size, inputs.block_tables_SB.device
-    prefills: list[_Prefill] = []
-    start = inputs.num_decodes
-    for row in range(inputs.num_decodes, len(inputs.query_lens)):
-        query, context = inputs.query_lens[row], inputs.host_context_lens[row]
-        mask_QC = None
-        if query != context:
-            mask_QC = torch.full((query, context), float("-inf"), dtype=dtype, device=device).triu_(
-                context - query + 1
-            )
-        blocks_B = inputs.block_tables_SB[row, : -(-context // b)].long()
-        prefills.append(_Prefill(start, start + query, context, blocks_B, mask_QC))
-        start += query
-    return prefills
+def _group(
+    inputs: AttentionInputs,
+    k_cache_NbKd: torch.Tensor,
+    start: int,
+    members: np.ndarray,
+    last_seen_SQ: np.ndarray,
+) -> _Group:
+    S, Q = last_seen_SQ.shape
+    b, device, dtype = inputs.block_size, k_cache_NbKd.device, k_cache_NbKd.dtype
+    longest = int(last_seen_SQ.max()) + 1
+    num_blocks = -(-longest // b)
+    # One sequence alone needs no padding, and then mostly no mask.
+    C = longest if S == 1 else num_blocks * b
+    rows = slice(int(members[0]), int(members[-1]) + 1)
+    table = inputs.block_tables_SB[rows, :num_blocks]
+    if len(table) != S:
+        table = table[torch.from_numpy(members - members[0]).to(device)]
+    mask_S1QC = None
+    if S > 1 or Q not in (1, C):
+        hidden_SQC = torch.arange(C, device=device) > torch.from_numpy(last_seen_SQ).to(device)[..., None]
+        mask_S1QC = torch.zeros(S, 1, Q, C, dtype=dtype, device=device)
+        mask_S1QC.masked_fill_(hidden_SQC[:, None], float("-inf"))
+    is_causal = mask_S1QC is None and Q > 1
+    return _Group(start, start + S * Q, S, Q, C, table.reshape(-1), mask_S1QC, is_causal)
 
 
 def paged_attention(
     q_THd: torch.Tensor, k_cache_NbKd: torch.Tensor, v_cache_NbKd: torch.Tensor, plan: AttentionPlan, scale: float
 ) -> torch.Tensor:
-    o_THd = torch.empty_like(q_THd)
-    for group in plan.decodes:
-        _decode(q_THd, k_cache_NbKd, v_cache_NbKd, group, scale, o_THd)
-    for prefill in plan.prefills:
-        o_THd[prefill.start : prefill.stop] = _prefill(q_THd, k_cache_NbKd, v_cache_NbKd, prefill, scale)
-    return o_THd
+    q_PHd = q_THd if plan.token_of_row_P is None else q_THd.index_select(0, plan.token_of_row_P)
+    parts = [_attend(q_PHd[g.start : g.stop], k_cache_NbKd, v_cache_NbKd, g, scale) for g in plan.groups]
+    o_PHd = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return o_PHd if plan.row_of_token_T is None else o_PHd.index_select(0, plan.row_of_token_T)
 
 
-def _decode(
-    q_THd: torch.Tensor,
-    k_cache_NbKd: torch.Tensor,
-    v_cache_NbKd: torch.Tensor,
-    group: _DecodeGroup,
-    scale: float,
-    o_THd: torch.Tensor,
-) -> None:
-    S, C = group.mask_S11C.shape[0], group.mask_S11C.shape[-1]
-    K, d = k_cache_NbKd.shape[2:]
-    q_SKGd = q_THd[group.rows_S].view(S, K, -1, d)
-    k_SKCd = k_cache_NbKd.index_select(0, group.blocks).view(S, C, K, d).transpose(1, 2)
-    v_SKCd = v_cache_NbKd.index_select(0, group.blocks).view(S, C, K, d).transpose(1, 2)
-    o_SKGd = F.scaled_dot_product_attention(q_SKGd, k_SKCd, v_SKCd, attn_mask=group.mask_S11C, scale=scale)
-    o_THd[group.rows_S] = o_SKGd.reshape(S, -1, d)
-
-
-def _prefill(
-    q_THd: torch.Tensor,
-    k_cache_NbKd: torch.Tensor,
-    v_cache_NbKd: torch.Tensor,
-    prefill: _Prefill,
-    scale: float,
+def _attend(
+    q_RHd: torch.Tensor, k_cache_NbKd: torch.Tensor, v_cache_NbKd: torch.Tensor, group: _Group, scale: float
 ) -> torch.Tensor:
-    K, d = k_cache_NbKd.shape[2:]
-    q_QHd = q_THd[prefill.start : prefill.stop]
-    q_KGQd = q_QHd.view(q_QHd.shape[0], K, -1, d).permute(1, 2, 0, 3)
-    k_CKd = k_cache_NbKd.index_select(0, prefill.blocks_B).view(-1, K, d)[: prefill.context]
-    v_CKd = v_cache_NbKd.index_select(0, prefill.blocks_B).view(-1, K, d)[: prefill.context]
-    shape = (K, q_KGQd.shape[1], prefill.context, d)
-    o_KGQd = F.scaled_dot_product_attention(
-        q_KGQd,
-        k_CKd.transpose(0, 1)[:, None].expand(shape),
-        v_CKd.transpose(0, 1)[:, None].expand(shape),
-        attn_mask=prefill.mask_QC,
-        is_causal=prefill.mask_QC is None,
+    """The group's queries (R = S * Q rows) over its sequences."""
+    S, Q, C = group.num_sequences, group.num_queries, group.num_context
+    H, d = q_RHd.shape[1:]
+    K = k_cache_NbKd.shape[2]
+    k_SKCd = k_cache_NbKd.index_select(0, group.blocks).view(S, -1, K, d)[:, :C].transpose(1, 2)
+    v_SKCd = v_cache_NbKd.index_select(0, group.blocks).view(S, -1, K, d)[:, :C].transpose(1, 2)
+    if Q == 1:
+        # The query heads of a key head stand in for query tokens: one small product instead of H / K.
+        q_SKGd = q_RHd.view(S, K, H // K, d)
+        o_SKGd = F.scaled_dot_product_attention(q_SKGd, k_SKCd, v_SKCd, attn_mask=group.mask_S1QC, scale=scale)
+        return o_SKGd.reshape(S, H, d)
+    o_SHQd = F.scaled_dot_product_attention(
+        q_RHd.view(S, Q, H, d).transpose(1, 2),
+        k_SKCd,
+        v_SKCd,
+        attn_mask=group.mask_S1QC,
+        is_causal=group.is_causal,
         scale=scale,
+        enable_gqa=True,
     )
-    return o_KGQd.permute(2, 0, 1, 3).reshape(q_QHd.shape)
+    return o_SHQd.transpose(1, 2).reshape(S * Q, H, d)

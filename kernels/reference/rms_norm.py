@@ -1,16 +1,15 @@
 """Root mean square layer norm (Zhang and Sennrich 2019). Legend: T tokens, D hidden size."""
 
 import torch
+import torch.nn.functional as F
 
 
 def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-    x32_TD = x_TD.float()
-    scale_T1 = torch.rsqrt(x32_TD.square().mean(-1, keepdim=True) + eps)
-    return (x32_TD * scale_T1).to(x_TD.dtype) * weight_D
+    return F.rms_norm(x_TD, weight_D.shape, weight_D, eps)
 
 
 def add_rms_norm(
     x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    residual_TD = residual_TD + x_TD
-    return rms_norm(residual_TD, weight_D, eps), residual_TD
+    residual_TD = residual_TD.add_(x_TD)
+    return F.rms_norm(residual_TD, weight_D.shape, weight_D, eps), residual_TD

@@ -1,6 +1,7 @@
 """Grouped-query attention over the paged cache, heads split over the ranks.
 
-Legend: T tokens, D hidden size, H query heads of this rank, K key heads of this rank, d head size.
+Legend: T tokens, D hidden size, H query heads of this rank, K key heads of this rank,
+X heads of several kinds side by side, d head size.
 """
 
 from collections.abc import Iterator
@@ -88,11 +89,10 @@ class Attention:
         self, x_TD: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, step: AttentionStep
     ) -> torch.Tensor:
         H, K = self._num_heads, self._num_kv_heads
-        qkv_TXd = self.qkv(x_TD).view(len(x_TD), H + 2 * K, self._head_dim)
-        q_THd, k_TKd, v_TKd = qkv_TXd[:, :H], qkv_TXd[:, H : H + K], qkv_TXd[:, H + K :]
-        q_THd, k_TKd = ops.rotary(q_THd, k_TKd, step.cos_Td, step.sin_Td)
-        ops.write_kv(k_TKd, v_TKd, k_cache, v_cache, step.slot_mapping_T)
-        o_THd = ops.paged_attention(q_THd, k_cache, v_cache, step.plan, self._scale)
+        qkv_TXd = self.qkv(x_TD).view(-1, H + 2 * K, self._head_dim)
+        qk_TXd = ops.rotary(qkv_TXd[:, : H + K], step.cos_Td, step.sin_Td)
+        ops.write_kv(qk_TXd[:, H:], qkv_TXd[:, H + K :], k_cache, v_cache, step.slot_mapping_T)
+        o_THd = ops.paged_attention(qk_TXd[:, :H], k_cache, v_cache, step.plan, self._scale)
         return self.output(o_THd.flatten(1))
 
     def slots(self) -> Iterator[Slot]:

@@ -20,7 +20,7 @@ class RmsNorm:
         return ops.rms_norm(x_TD, self.weight_D, self._eps)
 
     def add(self, x_TD: torch.Tensor, residual_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(norm of x + residual, x + residual)."""
+        """(norm of x + residual, x + residual); the residual is overwritten."""
         return ops.add_rms_norm(x_TD, residual_TD, self.weight_D, self._eps)
 
     def slots(self) -> Iterator[Slot]:

@@ -1,4 +1,4 @@
-"""Angles of the rotary position embedding. Legend: P positions, T tokens, d head size."""
+"""Angles of the rotary position embedding. Legend: P positions, T tokens, d head size, h = d / 2."""
 
 import math
 
@@ -8,7 +8,7 @@ from ..config import RopeConfig
 
 
 class RotaryTable:
-    """cos and sin of every position, each angle twice as Hugging Face lays heads out."""
+    """cos and sin of every position, in the layout that `ops.rotary` takes."""
 
     def __init__(
         self, rope: RopeConfig, head_dim: int, max_position: int, *, dtype: torch.dtype, device: torch.device
@@ -16,13 +16,13 @@ class RotaryTable:
         angles_Ph = torch.outer(
             torch.arange(max_position, dtype=torch.float32), inverse_frequencies(rope, head_dim)
         )
-        angles_Pd = torch.cat((angles_Ph, angles_Ph), dim=-1)
-        self._cos_Pd = angles_Pd.cos().to(device, dtype)
-        self._sin_Pd = angles_Pd.sin().to(device, dtype)
+        cos_Ph, sin_Ph = angles_Ph.cos(), angles_Ph.sin()
+        self._cos_Pd = torch.cat((cos_Ph, cos_Ph), dim=-1).to(device, dtype)
+        self._sin_Pd = torch.cat((-sin_Ph, sin_Ph), dim=-1).to(device, dtype)
 
     def at(self, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(cos_Td, sin_Td) of a step's tokens."""
-        return self._cos_Pd[positions_T], self._sin_Pd[positions_T]
+        return self._cos_Pd.index_select(0, positions_T), self._sin_Pd.index_select(0, positions_T)
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:

@@ -38,14 +38,15 @@ def _files(directory: Path, names: set[str]) -> dict[str, Path]:
         raise CheckpointError(f"{directory}: neither {_SINGLE} nor {_INDEX} is there")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a JSON object with a weight_map: {error!r}") from error
-    missing = sorted(names - weight_map.keys())
+        files = {name: directory / file for name, file in weight_map.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: expected an object whose weight_map names each tensor's file") from error
+    missing = sorted(names - files.keys())
     if missing:
         raise CheckpointError(
             f"{index}: no entry for {missing[0]} ({len(missing)} of {len(names)} tensors missing)"
         )
-    return {name: directory / weight_map[name] for name in names}
+    return files
 
 
 def _fill(path: Path, slots: list[Slot]) -> None:

@@ -1,0 +1,80 @@
+"""Ranks in their own processes, over gloo: the same logits as one rank, bit-identical among themselves."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import spawned
+import tiny_models
+import torch
+import tp_ranks
+from nfold.models.config import ModelConfig
+from nfold.models.errors import ConfigError, EngineError
+from nfold.models.llama import LlamaForCausalLM
+from nfold.models.parallel import TpGroup
+
+
+@pytest.mark.parametrize(
+    ("size", "checkpoint"),
+    [
+        (2, {"family": "llama2"}),
+        (4, {"family": "llama2", "bias": True}),
+        (2, {"family": "llama3", "tied": True}),
+        (4, {"family": "llama3", "num_kv_heads": 2}),
+    ],
+)
+def test_ranks_compute_what_one_rank_computes(size: int, checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    directory = tiny_models.make_llama(tmp_path / "model", **checkpoint)
+    ranks = spawned.on_ranks(tp_ranks.rank_logits, size, str(tmp_path / "meeting"), directory)
+    torch.testing.assert_close(ranks[0], tp_ranks.logits_of(directory, TpGroup.single()), atol=1e-4, rtol=0)
+    for other in ranks[1:]:
+        assert torch.equal(other, ranks[0])
+
+
+def test_collectives_of_two_groups_in_one_process(tmp_path: Path) -> None:
+    for result in spawned.on_ranks(tp_ranks.collectives, 3, str(tmp_path / "meeting")):
+        assert torch.equal(result["sum"], torch.full((2, 3), 6.0, dtype=torch.bfloat16))
+        assert torch.equal(result["gathered"], torch.tensor([[0, 0, 1, 1, 2, 2]] * 2))
+        assert result["messages"]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_stopped_peer_is_an_engine_error(sign: int, tmp_path: Path) -> None:
+    message = spawned.on_ranks(tp_ranks.survivor, 2, str(tmp_path / "meeting"), sign, wait_for=[0])[0]
+    assert "tensor parallel rank 0 of 2: all_reduce failed" in message
+
+
+def test_a_peer_that_never_comes_is_an_engine_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="rank 0 of 2"):
+        tp_ranks.connect(0, 2, str(tmp_path / "meeting"), timeout_s=1.0)
+
+
+def test_a_group_of_one_does_nothing() -> None:
+    tp = TpGroup.single()
+    x = torch.ones(3)
+    assert tp.all_reduce(x) is x
+    assert tp.all_gather_last(x) is x
+    assert tp.broadcast_bytes(b"abc") == b"abc"
+    tp.barrier()
+    tp.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "checkpoint", "part"),
+    [
+        (3, {"num_heads": 8}, r"8 heads and 8 key-value heads can be split over \[1, 2, 4, 8\] ranks"),
+        (16, {"num_heads": 8}, "8 heads"),
+        (8, {"num_heads": 24, "num_kv_heads": 6, "hidden_size": 96}, r"6 key-value heads .*\[1, 2, 3, 6, 12, 24\]"),
+        (8, {"intermediate_size": 180}, "intermediate size 180"),
+    ],
+)
+def test_tp_that_does_not_divide_the_model_is_refused(
+    size: int, checkpoint: dict[str, Any], part: str, tmp_path: Path
+) -> None:
+    config = ModelConfig.from_directory(tiny_models.make_llama(tmp_path, **checkpoint))
+    rank_of_many = TpGroup(0, size, None, None)
+    with pytest.raises(ConfigError, match=part) as caught:
+        LlamaForCausalLM(config, rank_of_many, dtype=torch.float32, device=tp_ranks.CPU)
+    assert caught.value.field == "tp"
+    assert caught.value.value == size
