@@ -59,9 +59,10 @@ def _send(router: zmq.Socket[bytes], peer: bytes, frames: Frames) -> bool:
 
 
 def _receive(router: zmq.Socket[bytes]) -> tuple[bytes, Frames] | None:
-    if not router.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # pyright: ignore[reportOperatorIssue]
+    try:
+        peer, *frames = router.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
         return None
-    peer, *frames = router.recv_multipart(zmq.NOBLOCK)
     return peer, frames
 
 
