@@ -11,3 +11,5 @@ os.environ["NFOLD_HOME"] = tempfile.mkdtemp(prefix="nfold-test-home-")
 # Ray reads its token once per process, so all clusters of a test run share one.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+# Read when Ray is imported: without it clients replace 127.0.0.1 by an address of the network.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

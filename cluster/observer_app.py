@@ -1,0 +1,100 @@
+"""The observer as a Ray Serve application of its own on the head node, so that Serve starts it anew when it dies.
+
+Import only where Ray's environment is settled.
+"""
+
+import logging
+import threading
+import time
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.api import RunTarget
+
+from ..deployments.config import MetricsConfig, ServiceConfig
+from ..models.errors import StateError
+from .http_endpoint import HttpEndpoint
+from .observer import EMPTY_REPORT, Observer, ServiceReport
+from .published import read_service
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+# Looks fail while Ray's head restarts; after so long without one, Serve replaces the observer.
+BLIND_S = 30.0
+HEAD = {"node:__internal_head__": 0.001}
+
+
+class ObserverReplica:
+    """Looks at `service` once a second and serves what it sees on the metrics endpoint.
+
+    Raises:
+        StateError: the endpoint's port is taken.
+    """
+
+    def __init__(self, service: str, metrics: MetricsConfig) -> None:
+        self._service = service
+        self._report = EMPTY_REPORT
+        self._looked_s = time.monotonic()
+        self._ended = threading.Event()
+        self._endpoint = HttpEndpoint(self._latest, metrics.host, metrics.port)
+        self._thread = threading.Thread(target=self._look_for_ever, name="nfold-observer", daemon=True)
+        self._thread.start()
+
+    def check_health(self) -> None:
+        """Serve replaces the observer when this raises."""
+        if not self._thread.is_alive():
+            raise StateError("the observer's loop ended; its log tells why")
+        if time.monotonic() - self._looked_s > BLIND_S:
+            raise StateError(f"the observer has not seen the service for {BLIND_S:g} s")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_thread"):
+            self._ended.set()
+            self._endpoint.close()
+
+    def _latest(self) -> ServiceReport:
+        return self._report
+
+    def _look_for_ever(self) -> None:
+        observer = Observer(time.monotonic)
+        while not self._ended.is_set():
+            try:
+                self._report = observer.observe(read_service(self._service))
+                self._looked_s = time.monotonic()
+            except (RayError, OSError) as error:
+                logger.warning("the head does not answer; showing what was seen last: %s", error)
+            self._ended.wait(LOOK_S)
+
+
+def deploy_observer(config: ServiceConfig) -> None:
+    """Start the observer of a service; returns when its endpoint listens. Serve must have been started.
+
+    Raises:
+        StateError: it cannot start; Serve's words.
+    """
+    deployment = serve.deployment(
+        name="observer",
+        ray_actor_options={"num_cpus": 0, "resources": HEAD},
+        health_check_period_s=5.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=5.0,
+        max_constructor_retry_count=5,
+    )(ObserverReplica)
+    observer = deployment.bind(config.name, config.metrics)
+    target = RunTarget(observer, application_name(config.name), route_prefix=None)
+    try:
+        serve.run_many([target])
+    except RuntimeError as error:
+        raise StateError(f"the observer cannot start: {error}") from error
+
+
+def remove_observer(service: str) -> None:
+    """End it. Does nothing if it is not running."""
+    if application_name(service) in serve.status().applications:
+        serve.delete(application_name(service))
+
+
+def application_name(service: str) -> str:
+    """Of the observer's Serve application."""
+    return f"{service}-observer"
