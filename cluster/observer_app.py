@@ -10,6 +10,7 @@ import time
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.api import RunTarget
+from ray.serve.schema import ApplicationStatus
 
 from ..deployments.config import MetricsConfig, ServiceConfig
 from ..models.errors import StateError
@@ -20,6 +21,7 @@ from .published import read_service
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
+POLL_S = 0.25
 # Looks fail while Ray's head restarts; after so long without one, Serve replaces the observer.
 BLIND_S = 30.0
 HEAD = {"node:__internal_head__": 0.001}
@@ -68,25 +70,41 @@ class ObserverReplica:
 
 
 def deploy_observer(config: ServiceConfig) -> None:
-    """Start the observer of a service; returns when its endpoint listens. Serve must have been started.
-
-    Raises:
-        StateError: it cannot start; Serve's words.
-    """
+    """Start the observer of a service. Returns at once; `wait_observer` waits. Serve must have been started."""
     deployment = serve.deployment(
         name="observer",
         ray_actor_options={"num_cpus": 0, "resources": HEAD},
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=5.0,
-        max_constructor_retry_count=5,
+        max_constructor_retry_count=3,
     )(ObserverReplica)
     observer = deployment.bind(config.name, config.metrics)
     target = RunTarget(observer, application_name(config.name), route_prefix=None)
-    try:
-        serve.run_many([target])
-    except RuntimeError as error:
-        raise StateError(f"the observer cannot start: {error}") from error
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def wait_observer(config: ServiceConfig, timeout_s: float = 60.0) -> None:
+    """Wait until the endpoint of a deployed observer listens.
+
+    Raises:
+        StateError: it cannot start (Serve's words), or did not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        application = serve.status().applications.get(application_name(config.name))
+        status = application.status if application else ApplicationStatus.NOT_STARTED
+        if status == ApplicationStatus.RUNNING:
+            return
+        deployments = application.deployments.values() if application else ()
+        problem = "; ".join(deployment.message for deployment in deployments if deployment.message)
+        if status == ApplicationStatus.DEPLOY_FAILED:
+            raise StateError(f"the observer of service {config.name!r} cannot start: {problem}")
+        if time.monotonic() > deadline:
+            raise StateError(
+                f"the observer of service {config.name!r} is {status} after {timeout_s:g} s: {problem}"
+            )
+        time.sleep(POLL_S)
 
 
 def remove_observer(service: str) -> None:

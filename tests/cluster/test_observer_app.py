@@ -14,10 +14,11 @@ import msgspec
 import pytest
 import ray
 from fake_service import MODEL, FakeRouter, baseline, two_nodes
-from nfold.cluster.observer_app import application_name, deploy_observer, remove_observer
+from nfold.cluster.observer_app import application_name, deploy_observer, remove_observer, wait_observer
 from nfold.cluster.published import publish_baseline, published_baselines
 from nfold.deployments import discovery
 from nfold.deployments.config import HttpConfig, MetricsConfig, ServedModelConfig, ServiceConfig
+from nfold.models.errors import StateError
 from ray import serve
 from ray._private.state import actors
 from ray_cluster import local_ray
@@ -42,6 +43,7 @@ def config() -> Iterator[ServiceConfig]:
     with local_ray([{"num_cpus": 1}], http):
         serve.start(http_options={"host": http.host, "port": http.port})
         deploy_observer(config)
+        wait_observer(config)
         yield config
         serve.shutdown()
 
@@ -102,6 +104,14 @@ def test_serve_starts_it_anew_when_it_dies(config: ServiceConfig) -> None:
     publish(config, 200.0)
     status_when(config, lambda seen: MODEL in seen["models"])
     assert any(actor["State"] == "ALIVE" and actor["Pid"] != pid for actor in observers())
+
+
+def test_a_taken_port_is_told(config: ServiceConfig) -> None:
+    other = config.model_copy(update={"name": "other"})
+    deploy_observer(other)
+    with pytest.raises(StateError, match=f"cannot listen on 127.0.0.1:{config.metrics.port}"):
+        wait_observer(other)
+    remove_observer("other")
 
 
 def test_it_can_be_removed(config: ServiceConfig) -> None:
