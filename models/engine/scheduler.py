@@ -172,13 +172,12 @@ class Scheduler:
         """Start waiting requests while budget, slots and blocks last; returns them with their first shares."""
         admitted: list[Request] = []
         num_first: list[int] = []
-        outlook = Outlook(self.table, self._running_slots, self._answer_share.value)
+        outlook = Outlook(self.table, self._running_slots, self._answer_share.value, self.pool.num_free)
         while self._waiting and self._free_slots and budget > 0:
             request_id, request = next(iter(self._waiting.items()))
             num_tokens, cached_ids = len(request.token_ids), self._find_cached_blocks(request)
-            num_free = self.pool.num_free - self.pool.count_free(cached_ids)
-            fits = outlook.admits(num_tokens, request.max_num_tokens, len(cached_ids), num_free)
-            if self._running and not fits:
+            num_held = len(cached_ids) - self.pool.count_free(cached_ids)
+            if not outlook.admits(num_tokens, request.max_num_tokens, num_held):
                 break
             num_new = min(num_tokens - len(cached_ids) * self.table.block_size, budget)
             self._start(request, cached_ids, num_new)

@@ -70,6 +70,17 @@ def test_a_full_cache_neither_thrashes_nor_stands_empty() -> None:
     assert np.mean(busy) > 14
 
 
+def test_a_prompt_starts_only_when_its_blocks_are_free_now() -> None:
+    """Those that run are about to end, so later there will be room; but not yet."""
+    engine = ToyEngine(make_settings(block_size=16, num_kv_blocks=16, max_num_seqs=20, max_num_batched_tokens=512))
+    engine.submit(*(make_request(index, [index] * 15, 2) for index in range(14)))
+    engine.submit(make_request(14, [14] * 60, 2))
+    engine.step()
+    assert engine.scheduler.num_running == 14
+    engine.run()
+    assert engine.answers[14] == toy_answer([14] * 60, 2)
+
+
 def test_equal_beginnings_are_computed_once() -> None:
     engine = ToyEngine(make_settings(prefix_cache=True, max_num_batched_tokens=64))
     shared = list(range(16))

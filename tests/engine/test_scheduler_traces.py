@@ -13,7 +13,7 @@ def random_settings(rng: random.Random) -> ResolvedSettings:
     least = -(-max_model_len // block_size)
     return make_settings(
         max_model_len=max_model_len,
-        max_num_seqs=rng.randint(1, 8),
+        max_num_seqs=rng.choice([1, 2, 4, 8, 40]),
         max_num_batched_tokens=rng.choice([1, 3, 8, 20, 100, 100]),
         block_size=block_size,
         num_kv_blocks=least + rng.choice([0, 1, least // 2, least, 8 * least]),
@@ -37,12 +37,14 @@ def test_random_traffic(seed: int) -> None:
     wanted: dict[int, tuple[list[int], int]] = {}
     aborted: set[int] = set()
     admitted: list[int] = []
-    num_requests = rng.randint(1, 25)
-    max_steps = 2000
+    num_requests = rng.randint(1, 40)
+    burst = rng.choice([0.3, 0.6, 0.95])
+    max_steps = 3000
     for _ in range(max_steps):
-        while len(wanted) < num_requests and rng.random() < 0.5:
+        while len(wanted) < num_requests and rng.random() < burst:
             prompt = random_prompt(rng, settings.max_model_len - 2)
-            max_tokens = rng.randint(1, settings.max_model_len - len(prompt))
+            longest = settings.max_model_len - len(prompt)
+            max_tokens = rng.randint(1, rng.choice([longest, min(3, longest)]))
             wanted[len(wanted)] = (prompt, max_tokens)
             engine.submit(make_request(len(wanted) - 1, prompt, max_tokens))
         if wanted and rng.random() < 0.03:
