@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.engine.protocol import I32, NO_LOGPROBS, U64, FinishReason, SamplingParams, StepOutputs
+from ..models.engine.protocol import I32, NO_LOGPROBS, U8, U64, FinishReason, SamplingParams, StepOutputs
 from .wire import REQUEST_ID_BITS
 
 SLOT_BITS = 20
@@ -20,7 +20,7 @@ MAX_REQUESTS = 1 << SLOT_BITS
 _SLOT_MASK = MAX_REQUESTS - 1
 _NUM_GENERATIONS = 1 << (REQUEST_ID_BITS - SLOT_BITS)
 
-_Rows = NDArray[np.int64]
+Rows = NDArray[np.intp]
 
 
 @dataclass(slots=True)
@@ -105,14 +105,17 @@ class Request:
 
 
 class RequestTable:
-    """Slots for requests. `tokens[slot, :counts[slot]]` are the tokens emitted so far, over all attempts."""
+    """Slots for requests. `tokens[slot, :counts[slot]]` are the tokens emitted so far, over all attempts.
+
+    `look[slot]` says that the next row needs a look: always when `every_row[slot]`, else on an attempt's first.
+    """
 
     def __init__(self, num_slots: int = 256, num_columns: int = 64) -> None:
         self._requests: list[Request | None] = [None] * num_slots
-        self._generations = np.zeros(num_slots, np.int64)
+        self._wire_ids = np.zeros(num_slots, np.uint64)
         self._counts = np.zeros(num_slots, np.int64)
         self._every_row = np.zeros(num_slots, np.bool_)
-        self._fresh = np.zeros(num_slots, np.bool_)
+        self._look = np.zeros(num_slots, np.bool_)
         self._order = np.zeros(num_slots, np.int64)
         self._tokens = np.zeros((num_slots, num_columns), np.int32)
         self._free: deque[int] = deque(range(num_slots))
@@ -140,10 +143,10 @@ class RequestTable:
         request.num_emitted_before = int(self._counts[request.slot])
 
     def _renew(self, request: Request) -> None:
-        slot = request.slot
-        self._generations[slot] = (self._generations[slot] + 1) % _NUM_GENERATIONS
-        self._fresh[slot] = True
-        request.wire_id = (int(self._generations[slot]) << SLOT_BITS) | slot
+        generation = ((int(self._wire_ids[request.slot]) >> SLOT_BITS) + 1) % _NUM_GENERATIONS
+        request.wire_id = (generation << SLOT_BITS) | request.slot
+        self._wire_ids[request.slot] = request.wire_id
+        self._look[request.slot] = True
 
     def remove(self, request: Request) -> None:
         """Free the slot. Rows under its wire id match nothing from here on."""
@@ -174,44 +177,53 @@ class RequestTable:
     def num_emitted(self, request: Request) -> int:
         return int(self._counts[request.slot])
 
-    def book(self, wire_ids: U64, token_ids: I32, finish: NDArray[np.uint8]) -> tuple[_Rows, int]:
+    def book(self, wire_ids: U64, token_ids: I32, finish: U8) -> tuple[Rows, int]:
         """Take one step's rows in.
 
         Returns:
             The rows that someone must look at (first of an attempt, last, streamed), in order; and how many
             tokens were taken in.
         """
-        ids = wire_ids.astype(np.int64)
-        slots = ids & _SLOT_MASK
-        known = slots < len(self._requests)
-        known &= self._generations[np.where(known, slots, 0)] == ids >> SLOT_BITS
-        rows = np.flatnonzero(known)
-        looked_at: list[_Rows] = []
+        slots = (wire_ids & np.uint64(_SLOT_MASK)).astype(np.int64)
+        known = self._wire_ids.take(slots, mode="clip") == wire_ids
+        if known.all() and self._all_differ(slots):
+            return self._book(slots, token_ids, finish)
+        return self._book_in_parts(np.flatnonzero(known), slots, token_ids, finish)
+
+    def _book(self, slots: Rows, token_ids: I32, finish: U8) -> tuple[Rows, int]:
+        """Rows of known requests, one each."""
+        num_tokens = self._append(slots, token_ids)
+        attention = self._look[slots]
+        looked_at = np.flatnonzero(attention | (finish != 0))
+        if len(looked_at):
+            self._look[slots] = self._every_row[slots]
+        return looked_at, num_tokens
+
+    def _book_in_parts(self, rows: Rows, slots: Rows, token_ids: I32, finish: U8) -> tuple[Rows, int]:
+        """The given rows; a request may have several: an engine may bring it more than one token in a step."""
+        looked_at = [rows[:0]]
         num_tokens = 0
         while len(rows):
-            first = self._first_of_each(slots[rows])
-            batch, rows = rows[first], rows[~first]
-            num_tokens += self._append(slots[batch], token_ids[batch])
-            attention = self._every_row[slots[batch]] | self._fresh[slots[batch]] | (finish[batch] != 0)
-            self._fresh[slots[batch]] = False
-            looked_at.append(batch[attention])
-        if len(looked_at) == 1:
-            return looked_at[0], num_tokens
-        return np.sort(np.concatenate(looked_at)) if looked_at else rows, num_tokens
+            _, first = np.unique(slots[rows], return_index=True)
+            part = rows[np.sort(first)]
+            attention, num_new = self._book(slots[part], token_ids[part], finish[part])
+            looked_at.append(part[attention])
+            num_tokens += num_new
+            rows = np.delete(rows, first)
+        return np.sort(np.concatenate(looked_at)), num_tokens
 
-    def _first_of_each(self, slots: _Rows) -> NDArray[np.bool_]:
-        """Which items are the first of their slot: an engine may give one request several tokens in a step."""
+    def _all_differ(self, slots: Rows) -> bool:
         order = np.arange(len(slots))
-        self._order[slots[::-1]] = order[::-1]  # of equal slots the last assignment stays
-        return self._order[slots] == order
+        self._order[slots] = order
+        return bool((self._order[slots] == order).all())
 
-    def _append(self, slots: _Rows, token_ids: I32) -> int:
+    def _append(self, slots: Rows, token_ids: I32) -> int:
         """Store one token per slot; slots differ. Returns how many there were: rows without a token have -1."""
         has_token = token_ids >= 0
         if not has_token.all():
             slots, token_ids = slots[has_token], token_ids[has_token]
         columns = self._counts[slots]
-        if len(columns) and int(columns.max()) >= self._tokens.shape[1]:
+        if len(columns) and columns.max() >= self._tokens.shape[1]:
             self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], axis=1)
         self._tokens[slots, columns] = token_ids
         self._counts[slots] = columns + 1
@@ -223,9 +235,9 @@ class RequestTable:
             raise AssertionError("a router's queues are bounded far below its slots")
         self._requests += [None] * old
         self._free.extend(range(old, 2 * old))
-        self._generations = np.concatenate([self._generations, np.zeros(old, np.int64)])
+        self._wire_ids = np.concatenate([self._wire_ids, np.zeros(old, np.uint64)])
         self._counts = np.concatenate([self._counts, np.zeros(old, np.int64)])
         self._order = np.concatenate([self._order, np.zeros(old, np.int64)])
         self._every_row = np.concatenate([self._every_row, np.zeros(old, np.bool_)])
-        self._fresh = np.concatenate([self._fresh, np.zeros(old, np.bool_)])
+        self._look = np.concatenate([self._look, np.zeros(old, np.bool_)])
         self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])

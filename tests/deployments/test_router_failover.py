@@ -260,7 +260,7 @@ def test_replica_that_never_answers_is_given_up(rig: Rig) -> None:
     router.tick()
 
     assert states(router) == {"lost"}
-    with pytest.raises(UnavailableError, match="has not answered for 6.0 s"):
+    with pytest.raises(UnavailableError, match="it has not answered"):
         ask(router, [1])
     router.close()
     deaf.close(linger_s=0)
