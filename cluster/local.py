@@ -20,8 +20,8 @@ from ..deployments.ray_environment import ray_environment
 from ..models.errors import StateError
 from .config import LocalClusterConfig, NfoldConfig
 from .local_cores import cores_per_node
+from .orders import Orders
 from .run_state import LocalNode, LocalRun, RunState, auth_token_file, clean_if_dead, find_run, run_directory
-from .supervisor import Orders
 
 START_TIMEOUT_S = 60.0
 NODE_TIMEOUT_S = 30.0
@@ -33,8 +33,22 @@ TEMP_PARENT = "/tmp"
 Progress = Callable[[str], None]
 
 
-def start_local(config: NfoldConfig, local: LocalClusterConfig, home: Path, progress: Progress) -> RunState:
-    """Start the nodes of a local cluster; they run until `stop`.
+def plan_local(config: NfoldConfig, local: LocalClusterConfig, home: Path) -> Orders:
+    """Settle what a local cluster will be, down to its environment; makes its temp dir.
+
+    Raises:
+        ConfigError: more cores are wanted than this machine has.
+    """
+    cores = cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), local.nodes)
+    temp_dir = Path(tempfile.mkdtemp(prefix="nfold-", dir=TEMP_PARENT))
+    environment = ray_environment(config.http, temp_dir) | _cluster_environment(home, temp_dir)
+    return Orders(
+        config=config, num_nodes=local.nodes, cores_per_node=cores, temp_dir=temp_dir, environment=environment
+    )
+
+
+def start_local(orders: Orders, home: Path, progress: Progress) -> RunState:
+    """Start the nodes of a local cluster; they run until `stop`. When that fails, nothing of it stays.
 
     Args:
         home: where run directories are kept.
@@ -42,34 +56,28 @@ def start_local(config: NfoldConfig, local: LocalClusterConfig, home: Path, prog
 
     Raises:
         StateError: this service runs already, or a node does not start; the message tells why.
-        ConfigError: more cores are wanted than this machine has.
     """
-    cores = cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), local.nodes)
-    directory = run_directory(home, config.name)
+    directory = run_directory(home, orders.config.name)
     clean_if_dead(directory)
-    temp_dir = Path(tempfile.mkdtemp(prefix="nf-", dir=TEMP_PARENT))
-    environment = ray_environment(config.http, temp_dir) | _cluster_environment(home, temp_dir)
-    orders = Orders(
-        config=config, num_nodes=local.nodes, cores_per_node=cores, temp_dir=temp_dir, environment=environment
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nfold.cluster.supervisor", str(directory)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(directory / "supervisor.log").open("wb"),
-        cwd=temp_dir,
-        env=os.environ | environment,
-        start_new_session=True,  # Ctrl-C at the command line is not for the cluster
-    )
+    with (directory / "supervisor.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nfold.cluster.supervisor", str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=orders.temp_dir,
+            env=os.environ | orders.environment,
+            start_new_session=True,  # Ctrl-C at the command line is not for the cluster
+        )
     try:
         _hand_over(process, orders)
-        _await_start(process, directory, START_TIMEOUT_S + local.nodes * NODE_TIMEOUT_S, progress)
+        _await_start(process, directory, START_TIMEOUT_S + orders.num_nodes * NODE_TIMEOUT_S, progress)
     except BaseException:
         process.terminate()
         process.wait(STOP_TIMEOUT_S)
-        shutil.rmtree(temp_dir, ignore_errors=True)
+        shutil.rmtree(orders.temp_dir, ignore_errors=True)
         raise
-    return find_run(home, config.name)
+    return find_run(home, orders.config.name)
 
 
 def _cluster_environment(home: Path, temp_dir: Path) -> dict[str, str]:

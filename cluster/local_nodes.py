@@ -5,8 +5,6 @@ started it.
 """
 
 import os
-import socket
-from typing import Any
 
 import ray._private.node
 from ray.cluster_utils import Cluster
@@ -17,6 +15,8 @@ from .run_state import LocalNode
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 << 20  # tokens do not travel through it
+# Neither a web page nor an autoscaler: cores are few, and both nodes should have all of theirs.
+HEAD_ARGUMENTS = {"include_dashboard": False, "no_monitor": True}
 
 
 class LocalNodes:
@@ -42,11 +42,6 @@ class LocalNodes:
         return self._cluster.address
 
     @property
-    def dashboard(self) -> str:
-        assert self._cluster.head_node is not None
-        return f"http://{self._cluster.head_node.webui_url}"
-
-    @property
     def head_is_alive(self) -> bool:
         """Whether the processes that the cluster cannot live without still run."""
         head = self._cluster.head_node
@@ -64,7 +59,7 @@ class LocalNodes:
             object_store_memory=OBJECT_STORE_BYTES,
             labels={CORES_LABEL: format_cores(cores)},
             dashboard_agent_listen_port=0,
-            **_head_arguments() if not self._nodes else {},
+            **HEAD_ARGUMENTS if not self._nodes else {},
         )
         node = LocalNode(name=name, node_id=ray_node.node_id, cores=cores, shares_cores=shares)
         self._nodes[name] = (node, ray_node)
@@ -81,18 +76,3 @@ class LocalNodes:
         """Stop all nodes."""
         self._cluster.shutdown()
         self._nodes.clear()
-
-
-def _head_arguments() -> dict[str, Any]:
-    return {
-        "include_dashboard": True,  # Serve is scaled through its REST interface
-        "dashboard_host": LOOPBACK,
-        "dashboard_port": _free_port(),
-        "no_monitor": True,  # the autoscaler has no say here
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return probe.getsockname()[1]

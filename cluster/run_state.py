@@ -44,7 +44,6 @@ class LocalRun(BaseModel):
     Attributes:
         supervisor_pid: of the process that owns the Ray nodes.
         socket: where the supervisor listens.
-        dashboard: Ray's, as a URL.
         nodes: the head first.
     """
 
@@ -52,7 +51,6 @@ class LocalRun(BaseModel):
 
     supervisor_pid: int
     socket: Path
-    dashboard: str
     nodes: tuple[LocalNode, ...]
 
 
@@ -108,13 +106,13 @@ def find_run(home: Path, name: str | None) -> RunState:
         StateError: none runs (traces of one that died are cleaned, and the message says so), or several do and no
             name was given.
     """
-    names = [name] if name else [path.name for path in sorted((home / "run").glob("*")) if _is_recorded(path)]
+    names = [name] if name else [path.name for path in sorted((home / "run").glob("*")) if is_recorded(path)]
     if not names:
         raise StateError("nothing is running; start with `nfold serve`")
     if len(names) > 1:
         raise StateError(f"several services are running ({', '.join(names)}); say which one with --name")
     directory = home / "run" / names[0]
-    if not _is_recorded(directory):
+    if not is_recorded(directory):
         raise StateError(f"no service named {names[0]} is running; start with `nfold serve`")
     if clean_if_dead(directory):
         raise StateError(
@@ -130,7 +128,7 @@ def clean_if_dead(directory: Path) -> bool:
     Returns:
         Whether there was anything to clean.
     """
-    if not _is_recorded(directory) or (local := _read_state(directory).local) is None:
+    if not is_recorded(directory) or (local := _read_state(directory).local) is None:
         return False
     lock = try_lock(directory)
     if lock is None:
@@ -142,7 +140,8 @@ def clean_if_dead(directory: Path) -> bool:
     return True
 
 
-def _is_recorded(directory: Path) -> bool:
+def is_recorded(directory: Path) -> bool:
+    """Whether a service was started here and not taken down."""
     return (directory / "state.json").exists()
 
 

@@ -24,32 +24,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from pydantic import BaseModel
-
-from .config import NfoldConfig
 from .local_nodes import LocalNodes
+from .orders import Orders
 from .processes import end_session
 from .run_state import LocalRun, RunState, forget_state, try_lock, write_state
 
 LOOK_AT_HEAD_S = 1.0
-SOCKET_NAME = "supervisor.sock"
 
 Tell = Callable[[dict[str, object]], None]
-
-
-class Orders(BaseModel):
-    """What to start.
-
-    Attributes:
-        temp_dir: where Ray and the supervisor keep sockets and logs; goes away with them.
-        environment: what clients of the cluster need in theirs.
-    """
-
-    config: NfoldConfig
-    num_nodes: int
-    cores_per_node: int
-    temp_dir: Path
-    environment: dict[str, str]
 
 
 class Supervisor(socketserver.UnixStreamServer):
@@ -58,7 +40,7 @@ class Supervisor(socketserver.UnixStreamServer):
     timeout = LOOK_AT_HEAD_S
 
     def __init__(self, directory: Path, orders: Orders, nodes: LocalNodes) -> None:
-        super().__init__(str(orders.temp_dir / SOCKET_NAME), _Connection)
+        super().__init__(str(orders.socket), _Connection)
         self._directory = directory
         self._orders = orders
         self._nodes = nodes
@@ -77,8 +59,7 @@ class Supervisor(socketserver.UnixStreamServer):
         """Write down what runs."""
         local = LocalRun(
             supervisor_pid=os.getpid(),
-            socket=self._orders.temp_dir / SOCKET_NAME,
-            dashboard=self._nodes.dashboard,
+            socket=self._orders.socket,
             nodes=self._nodes.nodes,
         )
         state = RunState(

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from nfold.cluster.config import LocalClusterConfig, NfoldConfig, load_config
 from nfold.models.errors import ConfigError
 

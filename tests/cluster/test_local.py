@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from nfold.cluster import local
 from nfold.cluster.config import LocalClusterConfig, NfoldConfig
 from nfold.cluster.processes import session_processes
@@ -40,7 +39,8 @@ def _running(home: Path) -> LocalRun:
 
 
 def _start(home: Path) -> RunState:
-    return local.start_local(NfoldConfig.default(), LocalClusterConfig(nodes=1, cores_per_node=1), home, print)
+    orders = local.plan_local(NfoldConfig.default(), LocalClusterConfig(nodes=1, cores_per_node=1), home)
+    return local.start_local(orders, home, print)
 
 
 def _ray_nodes(state: RunState) -> list[list[object]]:

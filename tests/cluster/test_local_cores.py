@@ -1,7 +1,6 @@
 """How this machine's cores are shared among local nodes."""
 
 import pytest
-
 from nfold.cluster.local_cores import cores_per_node, next_cores
 from nfold.models.errors import ConfigError
 

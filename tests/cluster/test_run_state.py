@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.run_state import (
     LocalNode,
@@ -26,7 +25,7 @@ from nfold.models.errors import StateError
 
 def _local_run(socket: Path, pid: int) -> LocalRun:
     nodes = (LocalNode(name="node-0", node_id="ab", cores=(0,)), LocalNode(name="node-1", node_id="cd", cores=(1,)))
-    return LocalRun(supervisor_pid=pid, socket=socket, dashboard="http://127.0.0.1:1", nodes=nodes)
+    return LocalRun(supervisor_pid=pid, socket=socket, nodes=nodes)
 
 
 def _write(home: Path, name: str, local: LocalRun | None = None) -> RunState:

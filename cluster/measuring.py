@@ -1,0 +1,125 @@
+"""Baselines and loads on a running service's own replicas. Import this only when connected (see `connect.py`)."""
+
+from pathlib import Path
+
+from ..deployments import discovery
+from ..deployments.addresses import ReplicaAddress
+from ..deployments.config import EMBEDDED_MODEL, ServedModelConfig
+from ..deployments.nodes import alive_nodes
+from ..models.config import ModelConfig
+from ..models.errors import StateError
+from .baseline import Baseline, hash_weights, keep_baseline
+from .config import NfoldConfig
+from .ledger import account
+from .load import LoadSettings
+from .measure import measure_baseline, measure_load
+from .published import publish_baseline
+from .report import ScalingReport
+from .service import Progress, listeners, served_model
+from .service_view import yardstick_name
+from .workloads import Workload, make_workload
+
+
+def take_baseline(
+    config: NfoldConfig,
+    home: Path,
+    model: str,
+    progress: Progress,
+    *,
+    workload: str | None = None,
+    repeats: int = 3,
+    settings: LoadSettings = LoadSettings(),  # noqa: B008
+    curve: bool = False,
+) -> Baseline:
+    """Measure one node of the running service at saturation, keep the result, and tell the service's observer.
+
+    Args:
+        workload: by name; None takes `sums` for the model that comes with nfold, else `random`.
+        curve: also measure the step-time curve.
+
+    Raises:
+        StateError: no such model, no replica of it is ready, or requests failed.
+        ConfigError: no such workload.
+        CheckpointError: the model's directory cannot be read here.
+    """
+    served = served_model(config, model)
+    baseline = measure_baseline(
+        replicas_of(config, model),
+        discovery.service_keys(config.name),
+        workload_of(served, workload),
+        weights=hash_weights(served.directory),
+        repeats=repeats,
+        settings=settings,
+        curve=curve,
+        node_names=node_names(),
+        progress=progress,
+    )
+    keep_baseline(baseline, home)
+    publish_baseline(config.name, baseline)
+    return baseline
+
+
+def measure_all_nodes(
+    config: NfoldConfig,
+    baseline: Baseline,
+    progress: Progress,
+    *,
+    settings: LoadSettings = LoadSettings(),  # noqa: B008
+) -> ScalingReport:
+    """All replicas of the baseline's model under its load, each with as many requests in flight as then.
+
+    Raises:
+        StateError: no replica is ready, or replicas came and went so that nothing can be said.
+    """
+    served = served_model(config, baseline.key.model)
+    replicas = replicas_of(config, served.name)
+    result = measure_load(
+        replicas,
+        discovery.service_keys(config.name),
+        workload_of(served, baseline.key.workload),
+        concurrency=baseline.concurrency,
+        settings=settings,
+        node_names=node_names(),
+        progress=progress,
+    )
+    yardsticks = {yardstick_name(baseline.key.accelerator, baseline.key.tp): baseline.yardstick}
+    ledger = account(result.samples, yardsticks, measured=result.output_tokens_per_s)
+    if ledger is None:
+        raise StateError(f"replicas of {served.name} came and went, or are of another kind than the baseline's")
+    return ScalingReport(
+        model=served.name,
+        workload=result.workload,
+        one_node_tokens_per_s=baseline.tokens_per_s,
+        one_node_spread=baseline.spread if len(baseline.repeats) > 1 else None,
+        num_nodes=len({replica.node_id for replica in replicas}),
+        node_tokens_per_s=result.tokens_per_s_by_node,
+        ledger=ledger,
+        exact_share=result.exact_share,
+        num_failed=result.num_failed,
+        addresses=listeners(config),
+        simulated=baseline.simulated,
+    )
+
+
+def replicas_of(config: NfoldConfig, model: str) -> list[ReplicaAddress]:
+    """The model's replicas that are ready.
+
+    Raises:
+        StateError: there is none.
+    """
+    replicas = [replica for replica in discovery.list_replicas(config.name) if replica.model == model]
+    if not replicas:
+        raise StateError(f"no replica of {model} is ready; see `nfold status`")
+    return replicas
+
+
+def node_names() -> dict[str, str]:
+    """By Ray's node id."""
+    return {node.node_id: node.name for node in alive_nodes()}
+
+
+def workload_of(model: ServedModelConfig, name: str | None) -> Workload:
+    """The load of this name; None takes the model's usual one."""
+    usual = "sums" if model.path == EMBEDDED_MODEL else "random"
+    longest = model.engine.max_model_len or ModelConfig.from_directory(model.directory).max_position_embeddings
+    return make_workload(name or usual, model.directory, max_model_len=longest)

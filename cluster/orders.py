@@ -1,0 +1,31 @@
+"""What a supervisor is told to start. No Ray here: the command line writes it before Ray may be imported."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from .config import NfoldConfig
+
+SOCKET_NAME = "supervisor.sock"
+
+
+class Orders(BaseModel):
+    """A local cluster to start.
+
+    Attributes:
+        temp_dir: where Ray and the supervisor keep sockets and logs; goes away with them.
+        environment: what Ray's processes and their clients need in theirs.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    config: NfoldConfig
+    num_nodes: int
+    cores_per_node: int
+    temp_dir: Path
+    environment: dict[str, str]
+
+    @property
+    def socket(self) -> Path:
+        """Where the supervisor will listen."""
+        return self.temp_dir / SOCKET_NAME
