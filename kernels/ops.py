@@ -84,7 +84,7 @@ def sample_tokens(
 ) -> torch.Tensor:
     """The next token of each row, int64 [R].
 
-    Temperature 0 takes the highest logit (the lowest id among equals). Otherwise the token is drawn after
+    Temperature 0 (or under 1e-5) takes the highest logit. Otherwise the token is drawn after
     temperature, then top-k (0: off), then top-p (1: off), with noise that is a function of (seed, position,
     token id) alone: `seed_R` int64 (64 bits count), `position_R` int64, the absolute position of the new token.
     """

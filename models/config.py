@@ -65,6 +65,11 @@ class ModelConfig:
         architectures = fields.get("architectures", list)
         if not architectures or not isinstance(architectures[0], str):
             raise fields.error("architectures", architectures, "expected a list with the name of the model's class")
+        if fields.has("quantization_config"):
+            method = fields.part("quantization_config").values.get("quant_method")
+            raise fields.error(
+                "quantization_config.quant_method", method, "quantised checkpoints are not supported"
+            )
         hidden_act = fields.get("hidden_act", str, "silu")
         if hidden_act != "silu":
             raise fields.error("hidden_act", hidden_act, "only 'silu' is supported")

@@ -76,6 +76,8 @@ class LlamaForCausalLM:
 
 
 class LlamaLayer:
+    """Attention and MLP, each added to the residual."""
+
     def __init__(
         self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
     ) -> None:
@@ -112,6 +114,8 @@ class LlamaLayer:
 
 
 class LlamaMlp:
+    """down(silu(gate(x)) * up(x)), the intermediate dimension split over the ranks."""
+
     def __init__(
         self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
     ) -> None:

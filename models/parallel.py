@@ -31,6 +31,8 @@ class TpGroup:
     """`size` ranks that run the same schedule; `rank` is ours. Every method is a collective: all ranks call it.
 
     A dead or silent peer makes a collective raise EngineError, at the latest after the timeout given to `connect`.
+    On a GPU this holds for the control collectives (`broadcast_bytes`, `barrier`); one over NCCL returns before it
+    is done, and NCCL's watchdog ends the process when it fails or takes longer than the timeout.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 
 from ..attention_inputs import AttentionInputs
 
-_GROUP_BYTES = {"cpu": 2 << 20}
-_GROUP_BYTES_ELSEWHERE = 512 << 20
+_GROUP_BYTES_CPU = 2 << 20
+_GROUP_BYTES_GPU = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class AttentionPlan:
 
 def prepare_attention(inputs: AttentionInputs, k_cache_NbKd: torch.Tensor) -> AttentionPlan:
     device = k_cache_NbKd.device
-    bytes_per_token = 2 * k_cache_NbKd[0, 0].nbytes
-    group_tokens = max(1, _GROUP_BYTES.get(device.type, _GROUP_BYTES_ELSEWHERE) // bytes_per_token)
+    group_bytes = _GROUP_BYTES_CPU if device.type == "cpu" else _GROUP_BYTES_GPU
+    group_tokens = group_bytes // (2 * k_cache_NbKd[0, 0].nbytes)
     query_lens, context_lens = np.array(inputs.query_lens), np.array(inputs.host_context_lens)
     first_token = np.cumsum(query_lens) - query_lens
 
@@ -69,8 +69,9 @@ def prepare_attention(inputs: AttentionInputs, k_cache_NbKd: torch.Tensor) -> At
     token_of_row_P = np.concatenate(tokens)
     if len(token_of_row_P) == len(inputs.slot_mapping_T) and (np.diff(token_of_row_P) == 1).all():
         return AttentionPlan(tuple(groups), None, None)
+    # Of the rows that repeat a token any will do: they are all computed alike.
     row_of_token_T = np.empty(len(inputs.slot_mapping_T), np.int64)
-    row_of_token_T[token_of_row_P[::-1]] = np.arange(len(token_of_row_P))[::-1]
+    row_of_token_T[token_of_row_P] = np.arange(len(token_of_row_P))
     return AttentionPlan(
         tuple(groups), torch.from_numpy(token_of_row_P).to(device), torch.from_numpy(row_of_token_T).to(device)
     )

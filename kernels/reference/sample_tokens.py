@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 
 _MASK32 = 0xFFFFFFFF
+# Below this, dividing by the temperature could overflow, and the draw would be the highest logit anyway.
+_LOWEST_TEMPERATURE = 1e-5
 _NUM_LIKELIEST = 256
 # What a core's cache holds while the noise is worked out.
 _CPU_CHUNK_ELEMENTS = 1 << 16
@@ -24,7 +26,7 @@ def sample_tokens(
     seed_R: torch.Tensor,
     position_R: torch.Tensor,
 ) -> torch.Tensor:
-    sampled = (temperature_R > 0).nonzero().squeeze(1)
+    sampled = (temperature_R >= _LOWEST_TEMPERATURE).nonzero().squeeze(1)
     if len(sampled) == 0:
         return logits_RV.argmax(-1)
     scores_RV = logits_RV.index_select(0, sampled).float() / temperature_R[sampled, None]

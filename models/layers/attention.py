@@ -53,6 +53,8 @@ class HeadSplit:
 
 
 class Attention:
+    """From hidden states to hidden states; writes the tokens' keys and values to the layer's cache."""
+
     def __init__(
         self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
     ) -> None:
@@ -64,7 +66,7 @@ class Attention:
         self._scale = d**-0.5
         query_start, key_start = split.first_head * d, split.first_kv_head * d
         query_stop, key_stop = query_start + split.num_heads * d, key_start + split.num_kv_heads * d
-        self.qkv = ColumnLinear(
+        self._qkv = ColumnLinear(
             config.hidden_size,
             [
                 Part(f"{name}.q_proj", config.num_heads * d, query_start, query_stop),
@@ -75,7 +77,7 @@ class Attention:
             dtype=dtype,
             device=device,
         )
-        self.output = RowLinear(
+        self._output = RowLinear(
             f"{name}.o_proj",
             config.num_heads * d,
             config.hidden_size,
@@ -89,16 +91,16 @@ class Attention:
         self, x_TD: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, step: AttentionStep
     ) -> torch.Tensor:
         H, K = self._num_heads, self._num_kv_heads
-        qkv_TXd = self.qkv(x_TD).view(-1, H + 2 * K, self._head_dim)
+        qkv_TXd = self._qkv(x_TD).view(-1, H + 2 * K, self._head_dim)
         qk_TXd = ops.rotary(qkv_TXd[:, : H + K], step.cos_Td, step.sin_Td)
         ops.write_kv(qk_TXd[:, H:], qkv_TXd[:, H + K :], k_cache, v_cache, step.slot_mapping_T)
         o_THd = ops.paged_attention(qk_TXd[:, :H], k_cache, v_cache, step.plan, self._scale)
-        return self.output(o_THd.flatten(1))
+        return self._output(o_THd.flatten(1))
 
     def slots(self) -> Iterator[Slot]:
-        yield from self.qkv.slots()
-        yield from self.output.slots()
+        yield from self._qkv.slots()
+        yield from self._output.slots()
 
     def pack(self) -> None:
-        self.qkv.pack()
-        self.output.pack()
+        self._qkv.pack()
+        self._output.pack()

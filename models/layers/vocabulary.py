@@ -68,7 +68,8 @@ class VocabHead(Linear):
         self._tp = tp
         self._tied = tied is not None
         self._split = VocabSplit(vocab_size, tp)
-        super().__init__(hidden_size, self._split.size, bias=False, dtype=dtype, device=device)
+        num_outputs = 0 if tied else self._split.size
+        super().__init__(hidden_size, num_outputs, bias=False, dtype=dtype, device=device)
         if tied is not None:
             self.weight_OI = tied.weight_VD
 

@@ -4,6 +4,7 @@ Only the slices that a rank needs are read; no rank ever holds the whole model.
 """
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from .slots import Slot
+
+logger = logging.getLogger(__name__)
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -24,7 +27,8 @@ def load_weights(directory: str | Path, slots: Iterable[Slot]) -> None:
     files = _files(Path(directory), {slot.name for slot in slots})
     for slot in slots:
         by_file.setdefault(files[slot.name], []).append(slot)
-    for path, some in by_file.items():
+    for number, (path, some) in enumerate(by_file.items(), 1):
+        logger.info("loading %s (%d of %d)", path, number, len(by_file))
         _fill(path, some)
 
 
@@ -39,7 +43,7 @@ def _files(directory: Path, names: set[str]) -> dict[str, Path]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = {name: directory / file for name, file in weight_map.items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected an object whose weight_map names each tensor's file") from error
     missing = sorted(names - files.keys())
     if missing:

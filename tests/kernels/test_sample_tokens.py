@@ -41,7 +41,8 @@ def drawn(logits_V: torch.Tensor, draws: int, **settings: float) -> list[int]:
 
 def test_temperature_0_takes_the_highest_logit() -> None:
     logits = random_logits(20, 50)
-    assert sample(logits, temperature=0.0) == logits.argmax(-1).tolist()
+    for temperature in (0.0, 1e-30, 1e-4):
+        assert sample(logits, temperature=temperature, top_p=0.9) == logits.argmax(-1).tolist()
 
 
 def test_greedy_and_sampled_rows_mix() -> None:
