@@ -119,7 +119,7 @@ class _Run:
             end = self._edge()
         finally:
             self._abort_rest()
-        return evaluate(
+        result = evaluate(
             model=self._model,
             workload=self._workload,
             arrivals=str(self._arrivals),
@@ -130,6 +130,11 @@ class _Run:
             samples=tuple(self._samples),
             node_names=self._node_names,
         )
+        self._progress(
+            f"{self._model} under {self._workload.name}, {self._arrivals}: {result.output_tokens_per_s:,.0f} tokens/s"
+            f" over {result.window_s:.1f} s; this process took {result.client_cpu_share:.0%} of a core"
+        )
+        return result
 
     def _submit_due(self) -> None:
         now_s = self._clock()

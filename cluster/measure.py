@@ -141,7 +141,11 @@ def measure_baseline(
     with measuring_router(chosen, keys) as router:
         results = [run(per_replica, settings, f"repeat {i + 1} of {repeats}") for i in range(repeats)]
         short = replace(settings, window_s=min(CURVE_WINDOW_S, settings.window_s))
-        points = [run(num, short, f"step time at {num}") for num in _curve_loads(per_replica)] if curve else []
+        points = (
+            [run(num, short, f"step time at {num}") for num in _curve_loads(chosen[0].max_num_seqs)]
+            if curve
+            else []
+        )
     node = names.get(chosen[0].node_id, chosen[0].node_id)
     return build_baseline(chosen, workload.name, weights, per_replica, results, points, node)
 
@@ -193,9 +197,9 @@ def _in_flight(result: LoadResult) -> float:
     return statistics.fmean(sample.num_in_flight - sample.num_queued for sample in result.samples)
 
 
-def _curve_loads(concurrency: int) -> list[int]:
+def _curve_loads(num_slots: int) -> list[int]:
     loads = [1]
-    while loads[-1] * CURVE_FACTOR < concurrency:
+    while loads[-1] * CURVE_FACTOR < num_slots:
         loads.append(loads[-1] * CURVE_FACTOR)
     return loads
 

@@ -128,7 +128,7 @@ class Observer:
             if baseline.key.model == model
         }
         return ModelReport(
-            view=view.models.get(model, ModelView(0, 0)),
+            view=view.models.get(model, ModelView(0)),
             replica_tokens_per_s=tokens_per_s(samples),
             baselines=published,
             ledger=account(samples, {name: baseline.yardstick for name, baseline in published.items()}),

@@ -35,10 +35,9 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model: requests that wait in routers, and that routers have given to replicas."""
+    """One model: requests that wait in routers."""
 
     num_queued: int
-    num_in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +62,8 @@ def merge(snapshots: Sequence[RouterSnapshot], node_names: Mapping[str, str]) ->
             told_at = snapshot.taken_at - replica.status_age_s
             seen.setdefault(replica.address.replica_id, []).append((told_at, replica))
         for model in snapshot.models:
-            other = models.get(model.model, ModelView(0, 0))
-            models[model.model] = ModelView(
-                other.num_queued + model.num_queued, other.num_in_flight + model.num_in_flight
-            )
+            others = models[model.model].num_queued if model.model in models else 0
+            models[model.model] = ModelView(others + model.num_queued)
     return ServiceView({name: _merge_replica(views, node_names) for name, views in seen.items()}, models)
 
 

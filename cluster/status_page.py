@@ -21,7 +21,7 @@ def _model(name: str, entry: ModelReport, report: ServiceReport) -> dict[str, An
     return {
         "tokens_per_s": sum(entry.replica_tokens_per_s.values()),
         "num_queued": entry.view.num_queued,
-        "num_in_flight": entry.view.num_in_flight,
+        "num_in_flight": sum(replica.num_in_flight for replica in replicas),
         "requests": {
             labels[1]: int(total)
             for (counter, labels), total in report.counters.items()
