@@ -131,8 +131,9 @@ class _Run:
             node_names=self._node_names,
         )
         self._progress(
-            f"{self._model} under {self._workload.name}, {self._arrivals}: {result.output_tokens_per_s:,.0f} tokens/s"
-            f" over {result.window_s:.1f} s; this process took {result.client_cpu_share:.0%} of a core"
+            f"{self._model} under {self._workload.name}, {self._arrivals}: "
+            f"{result.output_tokens_per_s:,.0f} tokens/s over {result.window_s:.1f} s; "
+            f"this process took {result.client_cpu_share:.0%} of a core"
         )
         return result
 
