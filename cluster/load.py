@@ -54,6 +54,7 @@ def run_load(
     arrivals: Arrivals,
     settings: LoadSettings = LoadSettings(),
     *,
+    first: int = 0,
     node_names: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
@@ -66,6 +67,7 @@ def run_load(
 
     Args:
         router: used by nobody else meanwhile; its replicas are ready (see `measuring_router`).
+        first: where to begin in the workload; an earlier run's `num_submitted` further on, prompts are new again.
         node_names: by Ray's node id, for the figures by node.
         progress: takes a line about every two seconds.
 
@@ -75,7 +77,7 @@ def run_load(
         UnavailableError: nothing came for `stall_s`, the run took longer than `timeout_s`, or no replica is left.
         OverloadedError: the router's queue is too short for the closed loop or the offline load.
     """
-    return _Run(router, model, workload, arrivals, settings, node_names or {}, progress, clock).run()
+    return _Run(router, model, workload, arrivals, settings, first, node_names or {}, progress, clock).run()
 
 
 class _Run:
@@ -86,6 +88,7 @@ class _Run:
         workload: Workload,
         arrivals: Arrivals,
         settings: LoadSettings,
+        first: int,
         node_names: Mapping[str, str],
         progress: Callable[[str], None],
         clock: Callable[[], float],
@@ -95,6 +98,7 @@ class _Run:
         self._workload = workload
         self._arrivals = arrivals
         self._settings = settings
+        self._first = first
         self._node_names = node_names
         self._progress = progress
         self._clock = clock
@@ -126,6 +130,7 @@ class _Run:
             steady=self._arrivals.steady,
             start=self._start,
             end=end,
+            num_submitted=self._num_submitted,
             answers=self._ended,
             samples=tuple(self._samples),
             node_names=self._node_names,
@@ -141,7 +146,8 @@ class _Run:
         now_s = self._clock()
         due = self._arrivals.num_due(now_s - self._began_s, self._num_submitted, len(self._in_flight))
         num = min(due, self._settings.max_requests - self._num_submitted)
-        answers = [Answer((self._num_submitted + i) % len(self._workload), now_s) for i in range(max(0, num))]
+        following = range(self._first + self._num_submitted, self._first + self._num_submitted + num)
+        answers = [Answer(number % len(self._workload), now_s) for number in following]
         self._num_submitted += len(answers)
         if not self._arrivals.open:
             self._submit(answers)

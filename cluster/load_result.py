@@ -66,6 +66,7 @@ class LoadResult:
         workload: its name.
         arrivals: how requests came, as a phrase.
         steady: the window excludes ramp-up and tail; else it is the whole run.
+        num_submitted: requests of the whole run.
         num_output_tokens, num_prompt_tokens: as the router counted them; prompts at their first token.
         num_requests: those that ended in the window, failed ones included.
         num_failed: of these; refused ones included.
@@ -83,6 +84,7 @@ class LoadResult:
     arrivals: str
     steady: bool
     window_s: float
+    num_submitted: int
     num_output_tokens: int
     num_prompt_tokens: int
     num_requests: int
@@ -129,6 +131,7 @@ def evaluate(
     steady: bool,
     start: Edge,
     end: Edge,
+    num_submitted: int,
     answers: Sequence[Answer],
     samples: tuple[ModelCounters, ...],
     node_names: Mapping[str, str],
@@ -145,6 +148,7 @@ def evaluate(
         arrivals=arrivals,
         steady=steady,
         window_s=window_s,
+        num_submitted=num_submitted,
         num_output_tokens=after.num_output_tokens - before.num_output_tokens,
         num_prompt_tokens=after.num_prompt_tokens - before.num_prompt_tokens,
         num_requests=len(within),

@@ -86,17 +86,27 @@ def measure_load(
     *,
     concurrency: int,
     settings: LoadSettings = LoadSettings(),  # noqa: B008
+    first: int = 0,
     node_names: Mapping[str, str] | None = None,
     progress: Progress = lambda line: None,
 ) -> LoadResult:
     """All of `addresses`, replicas of one model, under a closed loop of `concurrency` requests per replica.
 
+    The other arguments are those of `run_load`.
+
     Raises: as `run_load` and `measuring_router`.
     """
+    arrivals = ClosedLoop(concurrency * len(addresses))
     with measuring_router(addresses, keys) as router:
-        arrivals = ClosedLoop(concurrency * len(addresses))
         return run_load(
-            router, addresses[0].model, workload, arrivals, settings, node_names=node_names, progress=progress
+            router,
+            addresses[0].model,
+            workload,
+            arrivals,
+            settings,
+            first=first,
+            node_names=node_names,
+            progress=progress,
         )
 
 
@@ -130,13 +140,18 @@ def measure_baseline(
     chosen = replicas_of_one_node(addresses, node_id)
     names = node_names or {}
     per_replica = concurrency or saturating_concurrency(chosen[0])
+    num_asked = 0
 
     def run(in_flight: int, settings: LoadSettings, what: str) -> LoadResult:
+        nonlocal num_asked
+
         def told(line: str) -> None:
             progress(f"{what}: {line}")
 
-        loop = ClosedLoop(in_flight * len(chosen))
-        return run_load(router, chosen[0].model, workload, loop, settings, node_names=names, progress=told)
+        loop, model = ClosedLoop(in_flight * len(chosen)), chosen[0].model
+        result = run_load(router, model, workload, loop, settings, first=num_asked, node_names=names, progress=told)
+        num_asked += result.num_submitted
+        return result
 
     with measuring_router(chosen, keys) as router:
         results = [run(per_replica, settings, f"repeat {i + 1} of {repeats}") for i in range(repeats)]

@@ -168,6 +168,17 @@ def test_what_is_left_at_the_end_is_aborted(tmp_path: Path) -> None:
         assert not any(engine.has_work() for engine in engines)
 
 
+def test_a_run_can_go_on_where_another_ended(tmp_path: Path) -> None:
+    """So that the prefix cache answers nothing. The check fails unless each reply is matched with its own prompt."""
+    workload = workload_of(50, wrong=(5,))
+    with two_replicas(tmp_path) as (_, addresses), measuring_router(addresses, None) as router:
+        first = run_load(router, MODEL, workload, Offline(10), SHORT)
+        second = run_load(router, MODEL, workload, Offline(10), SHORT, first=first.num_submitted)
+    assert first.num_submitted == 10
+    assert first.exact_share == 0.9
+    assert second.exact_share == 1.0
+
+
 def test_progress_lines_tell_the_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nfold.cluster.load.PROGRESS_S", 0.05)
     lines: list[str] = []
