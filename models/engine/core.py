@@ -4,7 +4,6 @@ Legend: S sequences of a step, R those of them that get a new token, V vocabular
 """
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,27 +11,14 @@ import torch
 from ..causal_lm import CausalLM
 from ..kv_cache import KvCache
 from .batch_builder import build_batch
-from .protocol import I32, U8, U64, EngineStats, FinishReason, StepOutputs, StepRecord, SubmitBatch
+from .outputs import OutputRows
+from .protocol import U64, EngineStats, FinishReason, StepOutputs, StepRecord, SubmitBatch
 from .request import read_requests
 from .sampler import Logprobs, compute_logprobs, sample
 from .sampling_state import SamplingState
 from .scheduler import Schedule, Scheduler
 from .settings import ResolvedSettings
 from .tp_messages import TokenChecksum
-
-
-@dataclass(frozen=True, slots=True)
-class _NewTokens:
-    """The rows of a step, before those of requests that ended without a token."""
-
-    request_ids_R: U64
-    token_ids_R: I32
-    finish_R: U8
-    logprobs: Logprobs
-
-    @classmethod
-    def none(cls) -> "_NewTokens":
-        return cls(np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, np.uint8), Logprobs.none(0))
 
 
 class EngineCore:
@@ -83,7 +69,7 @@ class EngineCore:
         schedule = self._scheduler.schedule()
         for request in schedule.admitted:
             self._sampling.set(request)
-        new = self._compute(schedule) if len(schedule.slots) else _NewTokens.none()
+        rows = self._compute(schedule) if len(schedule.slots) else OutputRows.none()
         rejected, self._rejected = self._rejected, []
         step_s = time.perf_counter() - start_s
         self.num_steps += 1
@@ -94,32 +80,28 @@ class EngineCore:
             num_decode_tokens=schedule.num_decode_tokens,
             num_recomputed_tokens=schedule.num_recomputed_tokens,
         )
-        return _join_outputs(new, rejected, record)
+        return StepOutputs(*rows.and_errors(rejected), step=record)
 
     @torch.inference_mode()
-    def _compute(self, schedule: Schedule) -> _NewTokens:
-        table = self._scheduler.table
+    def _compute(self, schedule: Schedule) -> OutputRows:
+        table, sampling = self._scheduler.table, self._sampling
         batch = build_batch(table, schedule, self._model.device)
         hidden_TD = self._model.forward(batch.token_ids_T, batch.positions_T, self._kv, batch.attention)
         slots_R = schedule.slots[schedule.samples]
         if len(slots_R) == 0:
             self._scheduler.commit(schedule, np.zeros(0, np.int32), np.zeros(0, np.bool_))
-            return _NewTokens.none()
+            return OutputRows.none()
         hidden_RD = hidden_TD if batch.last_rows_R is None else hidden_TD[batch.last_rows_R]
         logits_RV = self._model.logits(hidden_RD)
-        token_ids_R = sample(logits_RV, self._sampling, slots_R, table.num_tokens[slots_R])
+        token_ids_R = sample(logits_RV, sampling, slots_R, table.num_tokens[slots_R])
         self.checksum.add(token_ids_R)
-        num_logprobs_R = self._sampling.num_logprobs[slots_R]
-        new = _NewTokens(
-            request_ids_R=table.request_ids[slots_R],
-            token_ids_R=token_ids_R,
-            finish_R=self._sampling.finish_reasons(slots_R, token_ids_R, table),
-            logprobs=compute_logprobs(logits_RV, token_ids_R, num_logprobs_R)
-            if self._reports_logprobs
-            else Logprobs.none(len(slots_R)),
-        )
-        self._scheduler.commit(schedule, token_ids_R, new.finish_R != FinishReason.NONE)
-        return new
+        finish_R = sampling.finish_reasons(slots_R, token_ids_R, table)
+        request_ids_R = table.request_ids[slots_R]
+        logprobs = Logprobs.none(len(slots_R))
+        if self._reports_logprobs:
+            logprobs = compute_logprobs(logits_RV, token_ids_R, sampling.num_logprobs[slots_R])
+        self._scheduler.commit(schedule, token_ids_R, finish_R != FinishReason.NONE)
+        return OutputRows(request_ids_R, token_ids_R, finish_R, *logprobs)
 
     def stats(self) -> EngineStats:
         scheduler, totals = self._scheduler, self._scheduler.totals
@@ -136,31 +118,3 @@ class EngineCore:
             total_preemptions=totals.preemptions,
             total_step_s=self._total_step_s,
         )
-
-
-def _join_outputs(new: _NewTokens, rejected: list[int], record: StepRecord) -> StepOutputs:
-    """The step's rows: new tokens first, then the requests that can never be served."""
-    logprobs = new.logprobs
-    if rejected:
-        count, K = len(rejected), logprobs.top_RK.shape[1]
-        none_RK = np.full((count, K), np.nan, np.float32)
-        return StepOutputs(
-            request_ids=np.concatenate((new.request_ids_R, np.array(rejected, np.uint64))),
-            token_ids=np.concatenate((new.token_ids_R, np.full(count, -1, np.int32))),
-            finish=np.concatenate((new.finish_R, np.full(count, FinishReason.ERROR, np.uint8))),
-            logprobs=np.concatenate(
-                (logprobs.chosen_R, none_RK[:, 0] if K else np.full(count, np.nan, np.float32))
-            ),
-            top_ids=np.concatenate((logprobs.top_ids_RK, np.full((count, K), -1, np.int32))),
-            top_logprobs=np.concatenate((logprobs.top_RK, none_RK)),
-            step=record,
-        )
-    return StepOutputs(
-        request_ids=new.request_ids_R,
-        token_ids=new.token_ids_R,
-        finish=new.finish_R,
-        logprobs=logprobs.chosen_R,
-        top_ids=logprobs.top_ids_RK,
-        top_logprobs=logprobs.top_RK,
-        step=record,
-    )

@@ -3,7 +3,7 @@
 Legend: R rows (one per new token), V vocabulary, K top alternatives, W rows that want log-probabilities.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,8 @@ from .sampling_state import SamplingState
 from .slots import I64
 
 
-@dataclass(frozen=True, slots=True)
-class Logprobs:
-    """As `StepOutputs` has them: of the chosen tokens [R], and the top alternatives [R, K]."""
+class Logprobs(NamedTuple):
+    """As `StepOutputs` has them: of the chosen tokens, and the top alternatives."""
 
     chosen_R: F32
     top_ids_RK: I32
@@ -26,8 +25,8 @@ class Logprobs:
     @classmethod
     def none(cls, num_rows: int) -> "Logprobs":
         """Rows that did not ask."""
-        empty = np.zeros((num_rows, 0))
-        return cls(np.full(num_rows, np.nan, np.float32), empty.astype(np.int32), empty.astype(np.float32))
+        chosen_R = np.full(num_rows, np.nan, np.float32)
+        return cls(chosen_R, np.zeros((num_rows, 0), np.int32), np.zeros((num_rows, 0), np.float32))
 
 
 def sample(logits_RV: torch.Tensor, state: SamplingState, slots_R: I64, positions_R: I64) -> I32:

@@ -11,19 +11,32 @@ that drift apart fail loudly instead of serving garbage.
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .protocol import I32, U64, SubmitBatch
 
 _HEADER = struct.Struct("<BQII")  # kind, step, checksum, number of commands
 _ABORT = struct.Struct("<cI")  # b"A", number of ids
 _SUBMIT = struct.Struct("<cIII")  # b"S", requests, prompt tokens, stop ids
-_PROMPT_FIELD, _STOP_FIELD = "prompt_ids", "stop_ids"
-_DTYPES = {"request_ids": np.uint64, "seed": np.uint64, "temperature": np.float32, "top_p": np.float32,
-           "ignore_eos": np.uint8, "num_logprobs": np.int8}  # fmt: skip
+_SUBMIT_FIELDS: dict[str, np.dtype[Any]] = {
+    "request_ids": np.dtype(np.uint64),
+    "prompt_lens": np.dtype(np.int32),
+    "prompt_ids": np.dtype(np.int32),
+    "max_tokens": np.dtype(np.int32),
+    "temperature": np.dtype(np.float32),
+    "top_k": np.dtype(np.int32),
+    "top_p": np.dtype(np.float32),
+    "seed": np.dtype(np.uint64),
+    "ignore_eos": np.dtype(np.uint8),
+    "num_logprobs": np.dtype(np.int8),
+    "stop_lens": np.dtype(np.int32),
+    "stop_ids": np.dtype(np.int32),
+}
 
 Command = SubmitBatch | U64
 """Requests to queue, or ids of requests to abort."""
@@ -50,7 +63,10 @@ class Message:
         for command in self.commands:
             if isinstance(command, SubmitBatch):
                 parts.append(_SUBMIT.pack(b"S", len(command), len(command.prompt_ids), len(command.stop_ids)))
-                parts += [getattr(command, field.name).tobytes() for field in fields(SubmitBatch)]
+                for name, dtype in _SUBMIT_FIELDS.items():
+                    array: NDArray[Any] = getattr(command, name)
+                    assert array.dtype == dtype, f"{name} is {array.dtype}, not {dtype}"
+                    parts.append(array.tobytes())
             else:
                 parts += [_ABORT.pack(b"A", len(command)), command.tobytes()]
         return b"".join(parts)
@@ -74,12 +90,11 @@ def _decode_command(payload: bytes, offset: int) -> tuple[Command, int]:
         return np.frombuffer(payload, np.uint64, count, start), start + 8 * count
     _, num_requests, num_prompt_ids, num_stop_ids = _SUBMIT.unpack_from(payload, offset)
     offset += _SUBMIT.size
-    lengths = {_PROMPT_FIELD: num_prompt_ids, _STOP_FIELD: num_stop_ids}
-    arrays = {}
-    for field in fields(SubmitBatch):
-        dtype = np.dtype(_DTYPES.get(field.name, np.int32))
-        count = lengths.get(field.name, num_requests)
-        arrays[field.name] = np.frombuffer(payload, dtype, count, offset)
+    lengths = {"prompt_ids": num_prompt_ids, "stop_ids": num_stop_ids}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, dtype in _SUBMIT_FIELDS.items():
+        count = lengths.get(name, num_requests)
+        arrays[name] = np.frombuffer(payload, dtype, count, offset)
         offset += dtype.itemsize * count
     return SubmitBatch(**arrays), offset
 

@@ -14,7 +14,7 @@ from nfold.models.engine.tp_loop import follow
 from nfold.models.engine.tp_messages import Message, MessageKind
 from nfold.models.errors import EngineError
 from nfold.models.parallel import TpGroup
-from tp_ranks import TIMEOUT_S, spawn_dying_leader, tp_group
+from tp_engines import TIMEOUT_S, spawn_dying_leader, tp_group
 
 SCHEDULES: dict[int, list[dict[str, Any]]] = {
     2: [
