@@ -102,8 +102,8 @@ def _curve(profile: StepTimeProfile, logs: Logs) -> StepTimeCurve:
 def _errors(profile: StepTimeProfile, logs: Logs, loads: Mapping[str, Load]) -> F64:
     curve = _curve(profile, logs)
     pull = log(curve.prefill_token_s / curve.decode_token_s) / _PREFILL_DECODE_TOLERANCE
-    weighted = [residual.weighted for residual in residuals(replace(profile, curve=curve), loads)]
-    return np.array([*weighted, pull])
+    found = residuals(replace(profile, curve=curve), loads)
+    return np.array([*(residual.weighted for residual in found if residual.figure.fitted), pull])
 
 
 def keep_curve(profile: StepTimeProfile) -> None:
@@ -120,7 +120,8 @@ def _line(residual: Residual) -> str:
     known = f"{figure.value * scale:,.1f}" if figure.value is not None else f"<= {(figure.max or 0) * scale:,.0f}"
     error = "kept" if residual.error is None else f"{100 * residual.error:+.1f} %"
     where = f"{residual.profile:22} {residual.scenario:11} {residual.name:12}"
-    return f"{where} {known:>10} {residual.simulated * scale:>10,.1f} {unit:8} {error:>8}  {figure.kind}"
+    kind = figure.kind if figure.fitted else f"{figure.kind}, not fitted"
+    return f"{where} {known:>10} {residual.simulated * scale:>10,.1f} {unit:8} {error:>8}  {kind}"
 
 
 def _say(text: str) -> None:

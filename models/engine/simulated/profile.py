@@ -66,12 +66,19 @@ class EngineLimits:
 
 @checked(frozen=True, slots=True, config=_STRICT)
 class Figure:
-    """One number and where it comes from. `max` instead of `value` states only a limit that was kept."""
+    """One number and where it comes from.
+
+    Attributes:
+        value: what was published; None where only a limit is known that was kept.
+        max: that limit.
+        fitted: false where more than an engine was measured, so that the curve need not explain it.
+    """
 
     kind: Kind
     source: str
     value: float | None = None
     max: float | None = None
+    fitted: bool = True
 
 
 @checked(frozen=True, slots=True, config=_STRICT)

@@ -53,7 +53,7 @@ class RunResult:
 
 
 def make_load(profile: StepTimeProfile, run: LoadgenRun, *, share: float = 1.0, seed: int = 0) -> Load:
-    """One accelerator's part of `run`: Poisson arrivals at exactly its rate, or all at 0 where it has none.
+    """One accelerator's part of `run`: arrivals at exactly its rate, or all at 0 where it has none.
 
     Args:
         profile: whose workload and node.
@@ -70,7 +70,8 @@ def make_load(profile: StepTimeProfile, run: LoadgenRun, *, share: float = 1.0, 
         answer_lens[-1] = run.last_answer_tokens
     arrivals_s = np.zeros(count)
     if run.samples_per_s is not None:
-        gaps_s = random.exponential(profile.num_accelerators / run.samples_per_s, count)
+        # Of the node's Poisson arrivals each accelerator gets every n-th: about what the shortest queue does.
+        gaps_s = random.gamma(profile.num_accelerators, 1 / run.samples_per_s, count)
         # The published rate is that of the issued requests, not the one aimed at.
         arrivals_s = np.cumsum(gaps_s) * (count * profile.num_accelerators / run.samples_per_s / gaps_s.sum())
     sequences = build_sequences(
