@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
+from ..models.errors import CheckpointError
 from . import discovery
 from .config import ServiceConfig
 from .openai.api import OpenAIApi, Started
@@ -52,8 +53,8 @@ class Gateway:
     async def __init__(self, config: ServiceConfig, *pools: DeploymentHandle) -> None:
         del pools
         self._config = config
-        self._gateway_id = f"gateway-{uuid.uuid4().hex[:8]}"
-        models = await asyncio.to_thread(lambda: [ServedModel.load(model) for model in config.models])
+        self._gateway_id = f"gateway-{serve.get_replica_context().replica_tag}"
+        models = await asyncio.to_thread(_load_models, config, self._gateway_id)
         keys = await asyncio.to_thread(discovery.service_keys, config.name)
         queues = {model.name: model.max_queued_requests for model in config.models}
         self._router = Router(self._gateway_id, keys, RouterSettings(models=queues))
@@ -153,3 +154,16 @@ class Gateway:
 
     async def _refresh(self) -> None:
         self._router.update_replicas(await asyncio.to_thread(discovery.list_replicas, self._config.name))
+
+
+def _load_models(config: ServiceConfig, gateway_id: str) -> list[ServedModel]:
+    """Tokenizers and limits. Raises CheckpointError, and tells it to whoever waits for the service."""
+    try:
+        return [ServedModel.load(model) for model in config.models]
+    except CheckpointError as error:
+        node_id = ray.get_runtime_context().get_node_id()
+        report = discovery.StartReport(
+            replica_id=gateway_id, pool="gateways", node_id=node_id, phase="failed", error=str(error)
+        )
+        discovery.report_start(config.name, report)
+        raise

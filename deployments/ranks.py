@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # torch must not be imported before the device is proven
 # A replica may start while the process of its predecessor is still ending.
 CORES_TIMEOUT_S = 10.0
 # Workers start, and torch is imported, within this.
-PREPARE_TIMEOUT_S = 120.0
+PREPARE_TIMEOUT_S = 300.0
 # Ranks may finish loading this far apart, and no step may take longer.
 GROUP_TIMEOUT_S = 600.0
 

@@ -8,20 +8,23 @@ import socket
 import sysconfig
 from pathlib import Path
 
-from ..models.errors import ConfigError
+from ..models.errors import ConfigError, StateError
 from .config import HttpConfig
 from .haproxy import BINARY_VARIABLE, PROGRAM
 
 # HAProxy makes Unix sockets below the directory, in a folder named by Ray's node id (56 characters); the path of a
 # Unix socket may have 107.
 MAX_DIRECTORY_CHARS = 24
-# Each gateway listens on a port of its own, where HAProxy finds it. Below those that systems give to clients.
-INGRESS_PORTS = range(20000, 30000, 100)
+# A cluster's block of ports, below those that systems hand out: Ray's processes take many of these while they start.
+# The first three are HAProxy's side ports; on each of the others a gateway listens for HAProxy.
+PORT_BLOCKS = range(20000, 30000, 100)
 
 _SERVE = {
     # One event loop drives the router and the HTTP server of a gateway: no hop between threads per chunk.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    # A batch of prompts through a handle is one message.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 << 20),
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
@@ -49,6 +52,7 @@ def ray_environment(http: HttpConfig, private_directory: Path | None = None) -> 
 
     Raises:
         ConfigError: the directory's path is too long.
+        StateError: this machine has no free ports left.
     """
     if http.ingress == "proxy":
         return dict(_SERVE)
@@ -58,8 +62,7 @@ def ray_environment(http: HttpConfig, private_directory: Path | None = None) -> 
     if len(str(private_directory)) > MAX_DIRECTORY_CHARS:
         raise ConfigError("private_directory", str(private_directory), f"at most {MAX_DIRECTORY_CHARS} characters")
     prefix = "RAY_SERVE_HAPROXY_"
-    metrics, stats, fallback = _free_ports(3)
-    first_ingress = random.choice(INGRESS_PORTS)
+    metrics, stats, fallback, first_ingress = _free_block()
     return environment | {
         f"{prefix}CONFIG_FILE_LOC": str(private_directory / "haproxy.cfg"),
         f"{prefix}SOCKET_PATH": str(private_directory / "admin.sock"),
@@ -70,16 +73,22 @@ def ray_environment(http: HttpConfig, private_directory: Path | None = None) -> 
         f"{prefix}STATS_PORT": str(stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_ingress),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_ingress + INGRESS_PORTS.step - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(metrics + PORT_BLOCKS.step - 1),
     }
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing listens on now; another process may take one before Ray does."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def _free_block() -> tuple[int, int, int, int]:
+    """The first four ports of a block in which nothing listens on them; another cluster may still take it, too."""
+    for first in random.sample(PORT_BLOCKS, len(PORT_BLOCKS)):
+        if all(map(_is_free, range(first, first + 4))):
+            return first, first + 1, first + 2, first + 3
+    raise StateError(f"all ports from {PORT_BLOCKS.start} to {PORT_BLOCKS.stop} are taken on this machine")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

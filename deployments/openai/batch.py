@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...models.engine.protocol import FinishReason, SamplingParams
-from ...models.errors import EngineError, RequestError
+from ...models.errors import EngineError, OverloadedError, RequestError
 from ..router import Router, Sink, TokenChunk
 from ..served_model import ServedModel
 from .formats import JsonObject
@@ -60,11 +60,11 @@ class _Batch:
         num_submitted = 0
         try:
             while num_submitted < len(requests) or self._in_flight:
-                more = requests[num_submitted : num_submitted + self._window - len(self._in_flight)]
-                for index, (prompt, params) in enumerate(more, num_submitted):
-                    sink = self._sink(index, answers[index], failures)
-                    self._in_flight[index] = self._router.submit(self._model, prompt, params, sink, stream=False)
-                num_submitted += len(more)
+                while num_submitted < len(requests) and len(self._in_flight) < self._window:
+                    sink = self._sink(num_submitted, answers[num_submitted], failures)
+                    if not self._submit(num_submitted, requests[num_submitted], sink):
+                        break
+                    num_submitted += 1
                 await self._progress.wait()
                 self._progress.clear()
                 if failures:
@@ -73,6 +73,16 @@ class _Batch:
             for request_id in self._in_flight.values():
                 self._router.abort(request_id)
         return answers
+
+    def _submit(self, index: int, request: tuple[Sequence[int], SamplingParams], sink: Sink) -> bool:
+        """False when the queue is full; what is in flight will make room."""
+        try:
+            self._in_flight[index] = self._router.submit(self._model, *request, sink, stream=False)
+        except OverloadedError:
+            if not self._in_flight:
+                raise
+            return False
+        return True
 
     def _sink(self, index: int, answer: JsonObject, failures: list[str]) -> Sink:
         def take(chunk: TokenChunk) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +22,7 @@ from nfold.models.errors import ConfigError, EngineError, PlacementError, StateE
 from openai import NotFoundError, OpenAI, RateLimitError
 from ray import serve
 from ray._private.state import actors
-from ray_cluster import local_ray
+from ray_cluster import free_port, local_ray
 from tiny_models import make_llama
 
 pytestmark = pytest.mark.cluster
@@ -31,12 +30,6 @@ pytestmark = pytest.mark.cluster
 BODY_LIMIT = 100_000
 PLAN = ServicePlan({"tiny--CPU": 2, "tiny-tp2--CPU": 1}, num_gateways=1, ingress_everywhere=False)
 GREEDY: dict[str, Any] = {"temperature": 0, "extra_body": {"ignore_eos": True}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -74,10 +67,10 @@ def config(model_directory: Path) -> ServiceConfig:
 
 @pytest.fixture(scope="module")
 def cluster(config: ServiceConfig) -> Iterator[Path]:
-    cores = {"nfold-cores": "0.1"}
-    with local_ray(
-        [{"num_cpus": 2, "labels": cores, "node_name": f"node-{i}"} for i in range(3)], config.http
-    ) as path:
+    """Three nodes; the last says that it has a GPU, which is not there."""
+    node: dict[str, Any] = {"num_cpus": 2, "labels": {"nfold-cores": "0.1"}}
+    nodes = [node | {"node_name": f"node-{index}", "num_gpus": index // 2} for index in range(3)]
+    with local_ray(nodes, config.http) as path:
         yield path
 
 
@@ -130,6 +123,13 @@ def test_a_missing_shard_is_told_in_the_replicas_own_words(
     with pytest.raises(EngineError, match=r"model-00002-of-00002\.safetensors: missing") as error:
         wait_ready(wanted, deploy(wanted), 120)
     assert "Traceback" not in str(error.value)
+    take_down(config.name)
+
+
+def test_a_rank_that_does_not_see_its_accelerator_refuses(cluster: Path, config: ServiceConfig) -> None:
+    wanted = with_model(config, pools=[PoolConfig(accelerator="GPU", num_replicas=1)])
+    with pytest.raises(EngineError, match=r"rank 0 on GPU: Ray assigned GPU 0, .*=0.*torch sees 0"):
+        wait_ready(wanted, deploy(wanted), 120)
     take_down(config.name)
 
 

@@ -1,7 +1,9 @@
 """Ray clusters on this machine for tests: several nodes, away from any other Ray."""
 
 import os
+import random
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,15 @@ from nfold.deployments.ray_environment import ray_environment
 from ray.cluster_utils import Cluster
 
 LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port of loopback that is free now, below those that systems hand out, so that it stays so."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as probe:
+            if probe.connect_ex((LOOPBACK, port)) != 0:
+                return port
 
 
 @contextmanager

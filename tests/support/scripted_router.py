@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from nfold.deployments.router import Sink, TokenChunk
 from nfold.models.engine.protocol import FinishReason, SamplingParams
+from nfold.models.errors import OverloadedError
 
 Script = Callable[[Sequence[int], SamplingParams], list[TokenChunk]]
 
@@ -27,6 +28,8 @@ class ScriptedRouter:
 
     script: Script
     raises: Exception | None = None
+    num_slots: int | None = None
+    num_finished: int = 0
     submitted: list[tuple[str, list[int], SamplingParams, bool]] = field(default_factory=list)
     aborted: list[int] = field(default_factory=list)
 
@@ -47,6 +50,13 @@ class ScriptedRouter:
             self._deliver(ids[-1], self.script(prompt, params), sink)
         return ids
 
+    def submit(
+        self, model: str, prompt: Sequence[int], sampling: SamplingParams, sink: Sink, stream: bool = True
+    ) -> int:
+        if self.num_slots is not None and len(self.submitted) - self.num_finished >= self.num_slots:
+            raise OverloadedError("the queue is full", 1.0)
+        return self.submit_many(model, [prompt], [sampling], [sink], stream)[0]
+
     def abort(self, request_id: int) -> None:
         self.aborted.append(request_id)
 
@@ -54,6 +64,7 @@ class ScriptedRouter:
         def next_chunk() -> None:
             if chunks and request_id not in self.aborted:
                 sink(chunks.pop(0))
+                self.num_finished += not chunks
                 asyncio.get_running_loop().call_soon(next_chunk)
 
         asyncio.get_running_loop().call_soon(next_chunk)

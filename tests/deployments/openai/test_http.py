@@ -13,22 +13,13 @@ from nfold.deployments.router import TokenChunk
 from nfold.deployments.served_model import ServedModel
 from nfold.models.engine.protocol import FinishReason, SamplingParams
 from nfold.models.errors import EngineError, OverloadedError, UnavailableError
-from nfold.models.tokenizer import Tokenizer
 from scripted_router import Script, ScriptedRouter, chunks_of
-from tiny_models import save_tokenizer
 
 LIMIT = 64
 BODY_LIMIT = 4096
 MODEL = "tiny"
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 PROMPT = {"model": MODEL, "prompt": "hi"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(directory)
-    return ServedModel(MODEL, Tokenizer.load(directory), LIMIT, 300)
 
 
 def says(model: ServedModel, text: str, finish: FinishReason = FinishReason.LENGTH, size: int = 1) -> Script:
