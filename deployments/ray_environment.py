@@ -15,7 +15,7 @@ from .haproxy import BINARY_VARIABLE, PROGRAM
 # HAProxy makes Unix sockets below the directory, in a folder named by Ray's node id (56 characters); the path of a
 # Unix socket may have 107.
 MAX_DIRECTORY_CHARS = 24
-# A cluster's block of ports, below those that systems hand out: Ray's processes take many of these while they start.
+# A block of ports per cluster, below those that systems hand out: of these Ray takes many while it starts.
 # The first three are HAProxy's side ports; on each of the others a gateway listens for HAProxy.
 PORT_BLOCKS = range(20000, 30000, 100)
 
