@@ -169,7 +169,7 @@ def test_what_is_left_at_the_end_is_aborted(tmp_path: Path) -> None:
 
 
 def test_a_run_can_go_on_where_another_ended(tmp_path: Path) -> None:
-    """So that the prefix cache answers nothing. The check fails unless each reply is matched with its own prompt."""
+    """So that the prefix cache answers nothing. Fails unless each reply is matched with its own prompt."""
     workload = workload_of(50, wrong=(5,))
     with two_replicas(tmp_path) as (_, addresses), measuring_router(addresses, None) as router:
         first = run_load(router, MODEL, workload, Offline(10), SHORT)
