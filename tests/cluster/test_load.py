@@ -1,13 +1,11 @@
 """Loads on fake replicas over real sockets: every figure against what the engines really did."""
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, fake_tokens
-from fake_replicas import MODEL, fake_replicas
 from nfold.cluster.arrivals import Arrivals, ClosedLoop, Offline, Poisson
 from nfold.cluster.ledger import Yardstick, account
 from nfold.cluster.load import LoadSettings, run_load
@@ -24,7 +22,9 @@ from nfold.deployments.addresses import ReplicaAddress
 from nfold.deployments.router import Router, RouterSettings
 from nfold.models.engine.protocol import SamplingParams
 from nfold.models.errors import ConfigError, EngineError, StateError, UnavailableError
+from service_rig import Rig
 
+MODEL = "fake"
 SHORT = LoadSettings(warmup_s=0.05, window_s=0.4)
 STEP_S = 0.002
 NUM_TOKENS = 10
@@ -43,12 +43,19 @@ def workload_of(num: int, max_tokens: int = NUM_TOKENS, *, wrong: Sequence[int] 
 
 
 @contextmanager
-def two_replicas(
-    directory: Path, *, max_num_seqs: int = 8
-) -> Generator[tuple[list[FakeEngine], list[ReplicaAddress]]]:
-    engines = [FakeEngine(max_num_seqs=max_num_seqs, step_s=STEP_S) for _ in range(2)]
-    with fake_replicas(engines, directory) as addresses:
-        yield engines, addresses
+def replicas_on(*node_ids: str, max_num_seqs: int = 8) -> Generator[tuple[list[FakeEngine], list[ReplicaAddress]]]:
+    """One replica per node named."""
+    engines = [FakeEngine(max_num_seqs=max_num_seqs, step_s=STEP_S) for _ in node_ids]
+    with Rig() as rig:
+        running = [
+            rig.replica(f"replica-{i}", engine, model=MODEL, node_id=node_id)
+            for i, (engine, node_id) in enumerate(zip(engines, node_ids, strict=True))
+        ]
+        yield engines, [replica.address for replica in running]
+
+
+def two_replicas(max_num_seqs: int = 8) -> AbstractContextManager[tuple[list[FakeEngine], list[ReplicaAddress]]]:
+    return replicas_on("node-0", "node-1", max_num_seqs=max_num_seqs)
 
 
 def run(
@@ -60,9 +67,9 @@ def run(
         )
 
 
-def test_offline_counts_every_token_of_every_request(tmp_path: Path) -> None:
+def test_offline_counts_every_token_of_every_request() -> None:
     workload = workload_of(50, wrong=(3, 4))
-    with two_replicas(tmp_path) as (engines, addresses):
+    with two_replicas() as (engines, addresses):
         result = run(addresses, Offline(50), workload, SHORT)
         told = [engine.stats().total_output_tokens for engine in engines]
     assert not result.steady
@@ -81,8 +88,8 @@ def test_offline_counts_every_token_of_every_request(tmp_path: Path) -> None:
     assert result.tpot_s.p50 >= STEP_S * 0.9
 
 
-def test_a_closed_loop_is_measured_in_its_midst(tmp_path: Path) -> None:
-    with two_replicas(tmp_path) as (_, addresses):
+def test_a_closed_loop_is_measured_in_its_midst() -> None:
+    with two_replicas() as (_, addresses):
         result = run(addresses, ClosedLoop(20), workload_of(64), SHORT)
     assert result.steady
     assert result.window_s == pytest.approx(SHORT.window_s, rel=0.5)
@@ -95,8 +102,8 @@ def test_a_closed_loop_is_measured_in_its_midst(tmp_path: Path) -> None:
     assert result.client_cpu_share > 0
 
 
-def test_the_ledger_of_a_saturated_loop_has_no_idle_time(tmp_path: Path) -> None:
-    with two_replicas(tmp_path) as (_, addresses):
+def test_the_ledger_of_a_saturated_loop_has_no_idle_time() -> None:
+    with two_replicas() as (_, addresses):
         result = run(addresses, ClosedLoop(20), workload_of(64), SHORT)
     half = result.output_tokens_per_s / 2
     ledger = account(result.samples, {"CPU/tp1": Yardstick(half, 8.0)}, measured=result.output_tokens_per_s)
@@ -106,16 +113,16 @@ def test_the_ledger_of_a_saturated_loop_has_no_idle_time(tmp_path: Path) -> None
     assert sum(ledger.losses.values()) == pytest.approx(0.0, abs=1e-6 * half)
 
 
-def test_a_poisson_load_has_its_rate(tmp_path: Path) -> None:
-    with two_replicas(tmp_path) as (_, addresses):
+def test_a_poisson_load_has_its_rate() -> None:
+    with two_replicas() as (_, addresses):
         result = run(addresses, Poisson(100.0, seed=5), workload_of(64), SHORT)
     assert result.arrivals == "Poisson, 100 requests/s"
     assert result.num_requests > 10
     assert result.num_failed == 0
 
 
-def test_an_open_load_counts_what_a_full_queue_refuses(tmp_path: Path) -> None:
-    with two_replicas(tmp_path, max_num_seqs=1) as (_, addresses):
+def test_an_open_load_counts_what_a_full_queue_refuses() -> None:
+    with two_replicas(max_num_seqs=1) as (_, addresses):
         router = Router("small", None, RouterSettings(max_queued=1))
         router.update_replicas(addresses)
         while any(replica.status is None for replica in router.snapshot().replicas):
@@ -127,51 +134,51 @@ def test_an_open_load_counts_what_a_full_queue_refuses(tmp_path: Path) -> None:
     assert result.exact_share == 1.0
 
 
-def test_failed_requests_are_counted_and_a_hopeless_run_ends(tmp_path: Path) -> None:
+def test_failed_requests_are_counted_and_a_hopeless_run_ends() -> None:
     too_long = Workload("too long", [np.ones(20, np.int32)], [SamplingParams(10_000)])
-    with two_replicas(tmp_path) as (_, addresses), pytest.raises(EngineError, match=r"all of the first .* failed"):
+    with two_replicas() as (_, addresses), pytest.raises(EngineError, match=r"all of the first .* failed"):
         run(addresses, ClosedLoop(8), too_long, SHORT)
 
 
-def test_a_stalled_engine_ends_the_run(tmp_path: Path) -> None:
+def test_a_stalled_engine_ends_the_run() -> None:
     settings = LoadSettings(warmup_s=0.05, window_s=60, stall_s=0.3)
-    with two_replicas(tmp_path) as (engines, addresses):
+    with two_replicas() as (engines, addresses):
         for engine in engines:
             engine.gate.clear()
         with pytest.raises(UnavailableError, match=r"no request has ended for 0\.3 s.*in flight"):
             run(addresses, ClosedLoop(8), workload_of(8), settings)
 
 
-def test_a_run_is_bounded_in_time(tmp_path: Path) -> None:
+def test_a_run_is_bounded_in_time() -> None:
     settings = LoadSettings(warmup_s=60, window_s=60, timeout_s=0.2)
     with (
-        two_replicas(tmp_path) as (_, addresses),
+        two_replicas() as (_, addresses),
         pytest.raises(UnavailableError, match=r"not ended within 0\.2 s"),
     ):
         run(addresses, ClosedLoop(8), workload_of(8), settings)
 
 
-def test_a_run_is_bounded_in_requests(tmp_path: Path) -> None:
+def test_a_run_is_bounded_in_requests() -> None:
     bounded = LoadSettings(warmup_s=0.0, window_s=60, max_requests=60)
-    with two_replicas(tmp_path) as (_, addresses):
+    with two_replicas() as (_, addresses):
         result = run(addresses, ClosedLoop(20), workload_of(64), bounded)
         assert result.num_requests <= 60
         with pytest.raises(ConfigError, match="max_requests: got 10"):
             run(addresses, ClosedLoop(20), workload_of(64), LoadSettings(warmup_s=60, max_requests=10))
 
 
-def test_what_is_left_at_the_end_is_aborted(tmp_path: Path) -> None:
-    with two_replicas(tmp_path) as (engines, addresses):
+def test_what_is_left_at_the_end_is_aborted() -> None:
+    with two_replicas() as (engines, addresses):
         run(addresses, ClosedLoop(20), workload_of(64), SHORT)
         run(addresses, Offline(4), workload_of(4), SHORT)
         assert any(engine.aborted_ids for engine in engines)
         assert not any(engine.has_work() for engine in engines)
 
 
-def test_a_run_can_go_on_where_another_ended(tmp_path: Path) -> None:
+def test_a_run_can_go_on_where_another_ended() -> None:
     """So that the prefix cache answers nothing. Fails unless each reply is matched with its own prompt."""
     workload = workload_of(50, wrong=(5,))
-    with two_replicas(tmp_path) as (_, addresses), measuring_router(addresses, None) as router:
+    with two_replicas() as (_, addresses), measuring_router(addresses, None) as router:
         first = run_load(router, MODEL, workload, Offline(10), SHORT)
         second = run_load(router, MODEL, workload, Offline(10), SHORT, first=first.num_submitted)
     assert first.num_submitted == 10
@@ -179,16 +186,16 @@ def test_a_run_can_go_on_where_another_ended(tmp_path: Path) -> None:
     assert second.exact_share == 1.0
 
 
-def test_progress_lines_tell_the_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_lines_tell_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nfold.cluster.load.PROGRESS_S", 0.05)
     lines: list[str] = []
-    with two_replicas(tmp_path) as (_, addresses):
+    with two_replicas() as (_, addresses):
         measure_load(addresses, None, workload_of(64), concurrency=8, settings=SHORT, progress=lines.append)
     assert any("closed loop of 16: measuring" in line for line in lines)
 
 
-def test_a_replica_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with fake_replicas([FakeEngine()], tmp_path) as addresses:
+def test_a_replica_that_is_not_there_is_named() -> None:
+    with replicas_on("node-0") as (_, addresses):
         gone = addresses[0]
     with (
         pytest.raises(UnavailableError, match=r"not all replicas are ready after 0\.2 s: replica-0"),
@@ -197,9 +204,8 @@ def test_a_replica_that_is_not_there_is_named(tmp_path: Path) -> None:
         pytest.fail("it is not there")
 
 
-def test_the_baseline_is_of_one_node(tmp_path: Path) -> None:
-    engines = [FakeEngine(max_num_seqs=8, step_s=STEP_S) for _ in range(3)]
-    with fake_replicas(engines, tmp_path, node_ids=["one", "two", "two"]) as addresses:
+def test_the_baseline_is_of_one_node() -> None:
+    with replicas_on("one", "two", "two") as (engines, addresses):
         baseline = measure_baseline(
             addresses,
             None,
@@ -227,13 +233,13 @@ def test_the_baseline_is_of_one_node(tmp_path: Path) -> None:
     assert all(point.step_s == pytest.approx(STEP_S) for point in baseline.step_times)
 
 
-def test_a_baseline_is_not_taken_from_failing_replicas(tmp_path: Path) -> None:
+def test_a_baseline_is_not_taken_from_failing_replicas() -> None:
     mixed = Workload(
         "mixed",
         [np.ones(20, np.int32)] * 4,
         [*[SamplingParams(NUM_TOKENS, ignore_eos=True)] * 3, SamplingParams(10_000)],
     )
-    with two_replicas(tmp_path) as (_, addresses), pytest.raises(StateError, match="requests failed"):
+    with two_replicas() as (_, addresses), pytest.raises(StateError, match="requests failed"):
         measure_baseline(addresses, None, mixed, weights="w", repeats=1, settings=SHORT)
 
 

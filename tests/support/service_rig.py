@@ -98,11 +98,12 @@ class Rig:
         *,
         model: str = "m",
         pool: str = "p",
+        node_id: str = "",
         keys: ServiceKeys | None = None,
         settings: ServiceSettings | None = None,
     ) -> Running:
         engine = engine or FakeEngine()
-        identity = ReplicaIdentity(replica_id=replica_id, model=model, pool=pool)
+        identity = ReplicaIdentity(replica_id=replica_id, model=model, pool=pool, node_id=node_id)
         service = EngineService(engine, identity, keys, settings or ServiceSettings(status_s=0.05))
         thread = threading.Thread(target=service.run, name=f"replica {replica_id}", daemon=True)
         thread.start()
