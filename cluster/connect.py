@@ -17,15 +17,18 @@ def apply_environment(environment: Mapping[str, str]) -> None:
 
 
 def connect(address: str, environment: Mapping[str, str]) -> None:
-    """Join the Ray cluster at `address` (`auto` or host:port), saying nothing on the terminal.
+    """Join the Ray cluster at `address` (`auto` or host:port), saying nothing on the terminal. Once is enough.
 
     Raises:
         StateError: no cluster answers there, or it refuses this process.
     """
     apply_environment(environment)
+    import ray
+
+    if ray.is_initialized():
+        return
     if address != "auto":
         _check_reachable(address)
-    import ray
     from ray.exceptions import RayError
 
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -18,10 +18,11 @@ import psutil
 
 from ..deployments.ray_environment import ray_environment
 from ..models.errors import StateError
+from ..models.settings import Settings
 from .config import LocalClusterConfig, NfoldConfig
 from .local_cores import cores_per_node
 from .orders import Orders
-from .run_state import LocalNode, LocalRun, RunState, auth_token_file, clean_if_dead, find_run, run_directory
+from .run_state import LocalNode, LocalRun, RunState, auth_token, clean_if_dead, find_run, run_directory
 
 START_TIMEOUT_S = 60.0
 NODE_TIMEOUT_S = 30.0
@@ -83,7 +84,7 @@ def start_local(orders: Orders, home: Path, progress: Progress) -> RunState:
 def _cluster_environment(home: Path, temp_dir: Path) -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(auth_token_file(home)),
+        "RAY_AUTH_TOKEN": Settings.from_environment().ray_auth_token or auth_token(home),
         "RAY_TMPDIR": str(temp_dir),  # also keeps a bare `ray.init()` elsewhere from joining this cluster
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or clients replace 127.0.0.1 by an address of the network
     }

@@ -5,7 +5,6 @@ from pathlib import Path
 from ..deployments import discovery
 from ..deployments.addresses import ReplicaAddress
 from ..deployments.config import EMBEDDED_MODEL, ServedModelConfig
-from ..deployments.nodes import alive_nodes
 from ..models.config import ModelConfig
 from ..models.errors import StateError
 from .baseline import Baseline, hash_weights, keep_baseline
@@ -13,7 +12,7 @@ from .config import NfoldConfig
 from .ledger import account
 from .load import LoadSettings
 from .measure import measure_baseline, measure_load
-from .published import publish_baseline
+from .published import node_names, publish_baseline
 from .report import ScalingReport
 from .service import Progress, listeners, served_model
 from .service_view import yardstick_name
@@ -43,6 +42,7 @@ def take_baseline(
         CheckpointError: the model's directory cannot be read here.
     """
     served = served_model(config, model)
+    progress("preparing the load")
     baseline = measure_baseline(
         replicas_of(config, model),
         discovery.service_keys(config.name),
@@ -73,12 +73,14 @@ def measure_all_nodes(
     """
     served = served_model(config, baseline.key.model)
     replicas = replicas_of(config, served.name)
+    workload = workload_of(served, baseline.key.workload)
     result = measure_load(
         replicas,
         discovery.service_keys(config.name),
-        workload_of(served, baseline.key.workload),
+        workload,
         concurrency=baseline.concurrency,
         settings=settings,
+        first=len(workload) // 2,  # not what the baseline asked: one node would know those prompts
         node_names=node_names(),
         progress=progress,
     )
@@ -111,11 +113,6 @@ def replicas_of(config: NfoldConfig, model: str) -> list[ReplicaAddress]:
     if not replicas:
         raise StateError(f"no replica of {model} is ready; see `nfold status`")
     return replicas
-
-
-def node_names() -> dict[str, str]:
-    """By Ray's node id."""
-    return {node.node_id: node.name for node in alive_nodes()}
 
 
 def workload_of(model: ServedModelConfig, name: str | None) -> Workload:

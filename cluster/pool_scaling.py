@@ -11,10 +11,9 @@ from ..deployments.nodes import alive_nodes
 from ..deployments.readiness import wait_ready
 from ..models.errors import StateError
 from .config import NfoldConfig
-from .service import READY_TIMEOUT_S, Progress, told_pools
+from .service import DRAIN_SLACK_S, READY_TIMEOUT_S, Progress, told_pools
 
 POLL_S = 0.25
-DRAIN_SLACK_S = 60.0
 COUNTED_STATES = (ReplicaState.STARTING, ReplicaState.UPDATING, ReplicaState.RECOVERING, ReplicaState.RUNNING)
 
 

@@ -7,8 +7,10 @@
 The kernel drops the lock when the supervisor ends, however it ends: a lock that can be taken means nothing runs.
 """
 
+import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import IO
@@ -91,6 +93,7 @@ def try_lock(directory: Path) -> IO[bytes] | None:
 
 def write_state(directory: Path, state: RunState) -> None:
     fresh = directory / "state.tmp"
+    fresh.touch(mode=0o600)  # it holds the cluster's token
     fresh.write_text(state.model_dump_json(indent=2) + "\n")
     fresh.replace(directory / "state.json")
 
@@ -106,13 +109,13 @@ def find_run(home: Path, name: str | None) -> RunState:
         StateError: none runs (traces of one that died are cleaned, and the message says so), or several do and no
             name was given.
     """
-    names = [name] if name else [path.name for path in sorted((home / "run").glob("*")) if is_recorded(path)]
+    names = [name] if name else [path.name for path in sorted((home / "run").glob("*")) if _is_recorded(path)]
     if not names:
         raise StateError("nothing is running; start with `nfold serve`")
     if len(names) > 1:
         raise StateError(f"several services are running ({', '.join(names)}); say which one with --name")
     directory = home / "run" / names[0]
-    if not is_recorded(directory):
+    if not _is_recorded(directory):
         raise StateError(f"no service named {names[0]} is running; start with `nfold serve`")
     if clean_if_dead(directory):
         raise StateError(
@@ -122,13 +125,25 @@ def find_run(home: Path, name: str | None) -> RunState:
     return _read_state(directory)
 
 
+def check_not_running(home: Path, name: str) -> None:
+    """Cleans the traces of a local cluster that died.
+
+    Raises:
+        StateError: the service runs.
+    """
+    directory = run_directory(home, name)
+    clean_if_dead(directory)
+    if _is_recorded(directory):
+        raise StateError(f"a service named {name} is running already; see `nfold status`")
+
+
 def clean_if_dead(directory: Path) -> bool:
     """End and remove what a dead supervisor left: most of its processes died with it, but not Ray's agents.
 
     Returns:
         Whether there was anything to clean.
     """
-    if not is_recorded(directory) or (local := _read_state(directory).local) is None:
+    if not _is_recorded(directory) or (local := _read_state(directory).local) is None:
         return False
     lock = try_lock(directory)
     if lock is None:
@@ -140,8 +155,7 @@ def clean_if_dead(directory: Path) -> bool:
     return True
 
 
-def is_recorded(directory: Path) -> bool:
-    """Whether a service was started here and not taken down."""
+def _is_recorded(directory: Path) -> bool:
     return (directory / "state.json").exists()
 
 
@@ -156,7 +170,7 @@ def _read_state(directory: Path) -> RunState:
         ) from None
 
 
-def auth_token_file(home: Path) -> Path:
+def auth_token(home: Path) -> str:
     """The token of this user's local clusters, made on first use: without it, any user of this machine could run
     code through Ray's ports. One for all clusters, because Ray reads it once per process."""
     path = home / "ray_auth_token"
@@ -164,11 +178,8 @@ def auth_token_file(home: Path) -> Path:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = home / f"ray_auth_token.{os.getpid()}"
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(os.urandom(32).hex())
-        try:
-            os.link(fresh, path)  # whoever is first wins
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return path
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):  # whoever is first wins
+            os.link(fresh, path)
+        fresh.unlink()
+    return path.read_text()

@@ -14,9 +14,9 @@ from ..deployments.placement import CPU, check_fit, replicas_that_fit
 from ..models.errors import StateError
 from . import local as local_cluster
 from .config import NfoldConfig
-from .pool_scaling import DRAIN_SLACK_S, POLL_S, replica_counts, scale_pools, wait_settled
+from .pool_scaling import POLL_S, replica_counts, scale_pools, wait_settled
 from .run_state import LocalNode, LocalRun
-from .service import Progress
+from .service import DRAIN_SLACK_S, Progress
 
 NODE_TIMEOUT_S = 30.0
 

@@ -3,6 +3,7 @@
 Modules that import Ray are imported inside: the environment that Ray reads is settled first (see `connect.py`).
 """
 
+import contextlib
 import shutil
 import socket
 import time
@@ -16,13 +17,15 @@ from ..models.errors import StateError
 from . import local as local_cluster
 from .config import LocalClusterConfig, NfoldConfig
 from .connect import apply_environment, connect, disconnect
-from .run_state import RunState, find_run, forget_state, is_recorded, run_directory, write_state
+from .run_state import RunState, check_not_running, find_run, forget_state, run_directory, write_state
 
 if TYPE_CHECKING:
+    from ..deployments.application import ServicePlan
     from ..deployments.placement import NodeResources
     from ..deployments.readiness import PoolProgress
 
 READY_TIMEOUT_S = 600.0
+DRAIN_SLACK_S = 60.0
 
 Progress = Callable[[str], None]
 
@@ -33,14 +36,22 @@ def start_service(config: NfoldConfig, home: Path, progress: Progress) -> RunSta
     Raises:
         NfoldError: why not; nothing that this call started stays.
     """
+    progress("checking the config")
+    check_not_running(home, config.name)
     local = config.cluster.local_or_default
     state = _join(config, home) if local is None else _start_local(config, local, home, progress)
+    started = state.local is not None
     try:
         connect(state.address, state.environment)
-        _deploy(config, progress)
+        since, plan = time.time(), _deploy(config)
+        started = True
+        progress("deploying")
+        _wait_ready(config, plan, since, progress)
     except BaseException:
-        progress("taking down what was started")
-        _undo(state, home)
+        with contextlib.suppress(StateError):  # the first error is the one to tell
+            if started:  # else a service of this name on a cluster that others use is not ours
+                stop_service(state, home, progress, drain=False)
+        forget_state(run_directory(home, config.name))
         raise
     return state
 
@@ -58,14 +69,11 @@ def _start_local(config: NfoldConfig, local: LocalClusterConfig, home: Path, pro
 
 
 def _join(config: NfoldConfig, home: Path) -> RunState:
-    directory = run_directory(home, config.name)
-    if is_recorded(directory):
-        raise StateError(f"a service named {config.name} is running already; see `nfold status`")
     assert config.cluster.address is not None
     state = RunState(
         config=config, address=config.cluster.address, environment=ray_environment(config.http), local=None
     )
-    write_state(directory, state)
+    write_state(run_directory(home, config.name), state)
     return state
 
 
@@ -111,14 +119,16 @@ def _check_ports(config: NfoldConfig) -> None:
                 ) from None
 
 
-def _deploy(config: NfoldConfig, progress: Progress) -> None:
+def _deploy(config: NfoldConfig) -> "ServicePlan":
     from ..deployments.application import deploy
+
+    return deploy(config)
+
+
+def _wait_ready(config: NfoldConfig, plan: "ServicePlan", since: float, progress: Progress) -> None:
     from ..deployments.readiness import wait_ready
     from .observer_app import deploy_observer, wait_observer
 
-    since = time.time()
-    plan = deploy(config)
-    progress("deploying")
     deploy_observer(config)
     wait_ready(config, plan, READY_TIMEOUT_S, told_pools(progress), since)
     wait_observer(config)
@@ -178,39 +188,38 @@ def stop_service(state: RunState, home: Path, progress: Progress, *, drain: bool
     Raises:
         StateError: a running cluster cannot be reached, or the service does not end in time.
     """
-    if drain or state.local is None:
-        try:
-            connect(state.address, state.environment)
-            _take_down(state.config, progress)
-        except StateError as error:
-            if state.local is None:
-                raise
-            progress(f"ending without draining: {error}")
-        finally:
-            disconnect()
-    if state.local is not None:
+    if state.local is None:
+        _take_down(state, progress)
+    else:
+        if drain:
+            try:
+                _take_down(state, progress)
+            except StateError as error:
+                progress(f"ending without draining: {error}")
+        disconnect()
         progress("stopping the local cluster")
         local_cluster.stop(state.local)
     forget_state(run_directory(home, state.config.name))
 
 
-def _take_down(config: NfoldConfig, progress: Progress) -> None:
+def _take_down(state: RunState, progress: Progress) -> None:
+    """Drain the service on its cluster, which stays.
+
+    Raises:
+        StateError: the cluster cannot be reached, or draining takes longer than the config allows.
+    """
+    connect(state.address, state.environment)
+    from ray.exceptions import RayError
+
     from ..deployments.application import take_down
     from .observer_app import remove_observer
 
     progress("draining")
-    remove_observer(config.name)
-    take_down(config.name)
-
-
-def _undo(state: RunState, home: Path) -> None:
-    if state.local is not None:
-        disconnect()
-        local_cluster.stop(state.local)
-    else:
-        _take_down(state.config, lambda text: None)
-        disconnect()
-    forget_state(run_directory(home, state.config.name))
+    try:
+        remove_observer(state.config.name)
+        take_down(state.config.name, state.config.drain_timeout_s + DRAIN_SLACK_S)
+    except RayError as error:
+        raise StateError(f"the Ray cluster at {state.address} fails: {error}") from None
 
 
 def running_service(home: Path, name: str | None) -> RunState:

@@ -3,6 +3,7 @@
 Import this only where `ray_environment` is in the environment: Ray Serve reads it when it is imported.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,17 +18,16 @@ from ..models.config import ModelConfig
 from ..models.errors import ConfigError, StateError
 from . import discovery
 from .config import ServedModelConfig, ServiceConfig, pool_name
-from .gateway import Gateway
+from .gateway import GATEWAYS, Gateway
 from .nodes import alive_nodes
 from .placement import CPU, PLACEMENT_STRATEGY, NodeResources, bundles, check_fit
 from .replica import PoolReplica, ReplicaSpec
-
-GATEWAYS = "gateways"
 
 # Serve's own queues stay out of the way: the router holds the one that counts.
 UNLIMITED = 1_000_000
 HEALTH_CHECK_PERIOD_S = 2.0
 CONTROL_TIMEOUT_S = 30.0
+POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,19 @@ def scale_gateways(service: str, num_gateways: int) -> None:
     _scale(service, GATEWAYS, num_gateways)
 
 
-def take_down(service: str) -> None:
-    """Drain and end all replicas and gateways; the cluster stays. Does nothing if it is not running."""
+def take_down(service: str, timeout_s: float = 60.0) -> None:
+    """Drain and end all replicas and gateways; the cluster stays. Does nothing if it is not running.
+
+    Raises:
+        StateError: not all have ended after `timeout_s`; they go on ending.
+    """
+    give_up_at = time.monotonic() + timeout_s
     if service in serve.status().applications:
-        serve.delete(service)
+        serve.delete(service, _blocking=False)
+    while service in serve.status().applications:
+        if time.monotonic() > give_up_at:
+            raise StateError(f"service {service!r} is still draining after {timeout_s:g} s")
+        time.sleep(POLL_S)
     discovery.clear(service)
 
 

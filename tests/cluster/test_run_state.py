@@ -13,7 +13,7 @@ from nfold.cluster.run_state import (
     LocalNode,
     LocalRun,
     RunState,
-    auth_token_file,
+    auth_token,
     find_run,
     forget_state,
     run_directory,
@@ -90,8 +90,7 @@ def test_a_state_of_another_version_is_not_guessed_at(tmp_path: Path) -> None:
 
 
 def test_the_token_is_made_once_and_private(tmp_path: Path) -> None:
-    path = auth_token_file(tmp_path / "home")
-    token = path.read_text()
+    token = auth_token(tmp_path / "home")
     assert len(token) == 64
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert auth_token_file(tmp_path / "home").read_text() == token
+    assert stat.S_IMODE((tmp_path / "home" / "ray_auth_token").stat().st_mode) == 0o600
+    assert auth_token(tmp_path / "home") == token
