@@ -25,6 +25,8 @@ from .served_model import ServedModel
 
 logger = logging.getLogger(__name__)
 
+# The name of the gateways' deployment.
+GATEWAYS = "gateways"
 REFRESH_S = 0.5
 PUBLISH_EVERY = 2  # refreshes: once a second
 SWEEP_EVERY = 10
@@ -43,7 +45,7 @@ class Gateway:
         handle.generate_batch.remote("llama", [[1, 2, 3], "Once"], {"max_tokens": 16}).result()
 
     Requests, answers and chunks are dicts as in OpenAI's API. A stream's item is a list of the chunks that were
-    ready, because an item costs more than a token. Errors are nfold's own (`models/errors.py`), wrapped by Ray.
+    ready, because an item costs more than a token. Errors are nfold's own (`models/errors.py`).
 
     Args:
         config: of the service.
@@ -163,7 +165,7 @@ def _load_models(config: ServiceConfig, gateway_id: str) -> list[ServedModel]:
     except CheckpointError as error:
         node_id = ray.get_runtime_context().get_node_id()
         report = discovery.StartReport(
-            replica_id=gateway_id, pool="gateways", node_id=node_id, phase="failed", error=str(error)
+            replica_id=gateway_id, pool=GATEWAYS, node_id=node_id, phase="failed", error=str(error)
         )
         discovery.report_start(config.name, report)
         raise

@@ -81,8 +81,14 @@ def load_rank(
     if prepared.lease is not None:
         torch.set_num_threads(len(prepared.lease.cores))
     device = torch.device(prepared.device.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     tp = TpGroup.connect(rank, pool.tp, init_method, device, GROUP_TIMEOUT_S)
-    return NativeEngine.load(settings, tp, device)
+    try:
+        return NativeEngine.load(settings, tp, device)
+    except BaseException:
+        tp.close()  # or the other ranks wait for this one
+        raise
 
 
 @ray.remote
@@ -104,7 +110,11 @@ class RankActor:
         from ..models.engine.tp_loop import follow
 
         assert self._prepared is not None, "prepare comes first"
-        follow(load_rank(self._prepared, self._rank, self._pool, settings, init_method))
+        engine = load_rank(self._prepared, self._rank, self._pool, settings, init_method)
+        try:
+            follow(engine)
+        finally:
+            engine.tp.close()
 
 
 class OtherRanks:
@@ -138,9 +148,9 @@ class OtherRanks:
         """Let them load and follow. Returns at once."""
         self._serving = [actor.serve.remote(settings, init_method) for actor in self._actors]
 
-    def failure(self) -> NfoldError | None:
-        """Why a rank ended, once one has. Does not wait."""
-        ended, _ = ray.wait(self._serving, num_returns=len(self._serving), timeout=0) if self._serving else ([], [])
+    def failure(self, wait_s: float = 0.0) -> NfoldError | None:
+        """Why a rank ended, once one has."""
+        ended, _ = ray.wait(self._serving, timeout=wait_s) if self._serving else ([], [])
         try:
             _get(ended)
         except NfoldError as error:

@@ -20,6 +20,9 @@ from .ranks import OtherRanks, load_rank, meeting_point, prepare_rank
 
 logger = logging.getLogger(__name__)
 
+# A rank that fails drops its connections first, and tells why a moment later.
+RANK_FAILURE_WAIT_S = 5.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSpec:
@@ -120,12 +123,8 @@ class EngineThread:
         try:
             engine = self._start()
         except Exception as error:  # whatever it is, whoever waits must hear of it
-            told = error if isinstance(error, NfoldError) else EngineError(f"{type(error).__name__}: {error}")
-            self._report("failed", str(told))
             logger.exception("replica %s could not start", self._identity.replica_id)
-            if self._ranks is not None:
-                self._ranks.stop()
-            self.ready.set_exception(told)
+            self._give_up(error)
             return
         assert self._service is not None
         try:
@@ -134,6 +133,16 @@ class EngineThread:
         finally:
             withdraw_replica(self._spec.service, self._identity.replica_id)
             engine.close()
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell why the replica cannot start."""
+        told = error if isinstance(error, NfoldError) else EngineError(f"{type(error).__name__}: {error}")
+        if self._ranks is not None:
+            if isinstance(told, EngineError):  # rank 0 may have noticed only that another one is gone
+                told = self._ranks.failure(wait_s=RANK_FAILURE_WAIT_S) or told
+            self._ranks.stop()
+        self._report("failed", str(told))
+        self.ready.set_exception(told)
 
     def _start(self) -> Engine:
         spec = self._spec
