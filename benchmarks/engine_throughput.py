@@ -2,8 +2,8 @@
 
     python benchmarks/engine_throughput.py [--checkpoint DIR] [--dtype bfloat16] [--requests 64] [--repeats 3]
 
-Each engine runs in a process of its own, in turn, `--repeats` times; the medians count. In float32 the greedy tokens of
-both are compared as well. Last line: JSON.
+Each engine runs in a process of its own, in turn, `--repeats` times; the medians count. In float32 the greedy
+tokens of both are compared as well. Last line: JSON.
 """
 
 import argparse
@@ -24,7 +24,6 @@ BLOCK_SIZE = 16
 
 def run_nfold(checkpoint: Path, dtype: str, workload: Workload) -> tuple[float, list[list[int]]]:
     import torch
-
     from nfold.models.engine.generate import generate
     from nfold.models.engine.native import NativeEngine
     from nfold.models.engine.protocol import SamplingParams
@@ -44,8 +43,12 @@ def run_transformers(checkpoint: Path, dtype: str, workload: Workload) -> tuple[
     import torch
     from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-    num_blocks = sum(-(-(len(p) + n) // BLOCK_SIZE) for p, n in zip(workload.prompts, workload.max_tokens, strict=True))
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    )
+    num_blocks = sum(
+        -(-(len(p) + n) // BLOCK_SIZE) for p, n in zip(workload.prompts, workload.max_tokens, strict=True)
+    )
     manager = model.init_continuous_batching(
         generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=192),
         continuous_batching_config=ContinuousBatchingConfig(
@@ -86,7 +89,7 @@ def measure(engine: str, args: argparse.Namespace) -> dict:
     command += ["--dtype", args.dtype, "--requests", str(args.requests), "--threads", str(args.threads)]
     command += ["--max-prompt", str(args.max_prompt)]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{engine} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -95,14 +98,17 @@ def measure(engine: str, args: argparse.Namespace) -> dict:
 def compare(args: argparse.Namespace) -> None:
     workload = make_workload(args.requests, vocab_size_of(args.checkpoint), max_prompt=args.max_prompt)
     print(
-        f"{args.requests} requests, {workload.num_prompt_tokens} prompt and {workload.num_output_tokens} output tokens, "
-        f"greedy, {args.dtype}, {args.threads} threads, {args.checkpoint.name}"
+        f"{args.requests} requests, {workload.num_prompt_tokens} prompt and {workload.num_output_tokens} output "
+        f"tokens, greedy, {args.dtype}, {args.threads} threads, {args.checkpoint.name}"
     )
     runs: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
     for repeat in range(args.repeats):
         for engine in ENGINES:
             runs[engine].append(measure(engine, args))
-            print(f"  run {repeat + 1}  {engine:<13}{runs[engine][-1]['tokens_per_s']:8.1f} output tokens/s", flush=True)
+            print(
+                f"  run {repeat + 1}  {engine:<13}{runs[engine][-1]['tokens_per_s']:8.1f} output tokens/s",
+                flush=True,
+            )
     ours, rival = (statistics.median(run["tokens_per_s"] for run in runs[engine]) for engine in ENGINES)
     equal = sum(a == b for a, b in zip(runs["nfold"][0]["tokens"], runs["transformers"][0]["tokens"], strict=True))
     print(f"nfold {ours:.1f} tokens/s, transformers {rival:.1f}: {ours / rival:.2f} times (goal 3)")
@@ -113,7 +119,9 @@ def compare(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a Llama in Hugging Face form; default: 168M random weights")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a Llama in Hugging Face form; default: 168M random weights"
+    )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)

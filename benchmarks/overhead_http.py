@@ -1,0 +1,81 @@
+"""The HTTP path of overhead.py: streaming clients of the OpenAI API. Answers a JSON line per JSON line."""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncGenerator
+
+import httpx
+from overhead_load import make_prompts, output_lengths
+
+MODEL = "bench"
+
+
+async def stream(client: httpx.AsyncClient, prompt: list[int], max_tokens: int) -> AsyncGenerator[float]:
+    """The times of a stream's token chunks."""
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
+    body |= {"temperature": 0, "logprobs": 0}
+    async with client.stream("POST", "completions", json=body) as response:
+        if response.status_code != 200:
+            raise SystemExit(f"HTTP {response.status_code}: {(await response.aread())[:500]!r}")
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                yield time.perf_counter()
+
+
+async def tokens_per_s(
+    client: httpx.AsyncClient, prompts: list[list[int]], concurrency: int, warmup_s: float, window_s: float
+) -> float:
+    """Of a closed loop; tokens are counted chunk by chunk, one chunk per token and stream."""
+    lengths = output_lengths()
+    begin = time.perf_counter()
+    opens, closes = begin + warmup_s, begin + warmup_s + window_s
+    counted, next_row = 0, 0
+
+    async def loop() -> None:
+        nonlocal counted, next_row
+        while time.perf_counter() < closes:
+            row, next_row = next_row % len(prompts), next_row + 1
+            async for at in stream(client, prompts[row], lengths[row]):
+                counted += opens <= at < closes
+
+    await asyncio.gather(*(loop() for _ in range(concurrency)))
+    return counted / window_s
+
+
+async def ttft_ms(client: httpx.AsyncClient, prompts: list[list[int]], samples: int) -> float:
+    times = []
+    for row in range(samples + 1):
+        begin = time.perf_counter()
+        arrivals = [at async for at in stream(client, prompts[row % len(prompts)], 1)]
+        times.append(1e3 * (arrivals[0] - begin))
+    return statistics.median(times[1:])
+
+
+async def serve(url: str, vocab_size: int) -> None:
+    prompts = [prompt.tolist() for prompt in make_prompts(vocab_size)]
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as client:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            question = json.loads(line)
+            if question["kind"] == "ttft":
+                figure = await ttft_ms(client, prompts, question["samples"])
+            else:
+                load = (question["concurrency"], question["warmup_s"], question["window_s"])
+                figure = await tokens_per_s(client, prompts, *load)
+            print(json.dumps({"figure": figure}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--vocab", type=int, required=True)
+    args = parser.parse_args()
+    asyncio.run(serve(args.url, args.vocab))
+
+
+if __name__ == "__main__":
+    main()
