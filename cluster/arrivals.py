@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Arrivals(Protocol):
-    """How many requests are due."""
+    """How many requests are due, and when."""
 
     @property
     def steady(self) -> bool:
@@ -19,8 +19,12 @@ class Arrivals(Protocol):
         """Whether requests come whatever becomes of the earlier ones; then a refusal is a result, not a mistake."""
         ...
 
-    def num_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> int:
-        """Requests to submit now."""
+    def take_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> list[float]:
+        """When each of the requests to submit now was due. Latencies count from then, not from when it was sent."""
+        ...
+
+    def next_due_s(self) -> float:
+        """When the next one comes by the clock alone; infinite where it waits for others to end."""
         ...
 
     def ramped_up(self, num_finished: int) -> bool:
@@ -38,8 +42,11 @@ class ClosedLoop:
     steady: bool = field(default=True, init=False)
     open: bool = field(default=False, init=False)
 
-    def num_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> int:
-        return self.concurrency - num_in_flight
+    def take_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> list[float]:
+        return [elapsed_s] * (self.concurrency - num_in_flight)
+
+    def next_due_s(self) -> float:
+        return float("inf")
 
     def ramped_up(self, num_finished: int) -> bool:
         return num_finished >= self.concurrency
@@ -56,8 +63,11 @@ class Offline:
     steady: bool = field(default=False, init=False)
     open: bool = field(default=False, init=False)
 
-    def num_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> int:
-        return self.num_requests - num_submitted
+    def take_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> list[float]:
+        return [elapsed_s] * (self.num_requests - num_submitted)
+
+    def next_due_s(self) -> float:
+        return float("inf")
 
     def ramped_up(self, num_finished: int) -> bool:
         return True
@@ -67,7 +77,7 @@ class Offline:
 
 
 class Poisson:
-    """Independent users: exponential gaps of mean 1 / `rate_per_s`, the same for the same seed."""
+    """Independent users: exponential gaps of mean 1 / `rate_per_s`, the same for the same seed. For one run."""
 
     steady = True
     open = True
@@ -77,13 +87,16 @@ class Poisson:
         self._rate_per_s = rate_per_s
         self._rng = np.random.default_rng(seed)
         self._next_s = self._gap_s()
-        self._num_arrived = 0
 
-    def num_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> int:
+    def take_due(self, elapsed_s: float, num_submitted: int, num_in_flight: int) -> list[float]:
+        due: list[float] = []
         while self._next_s <= elapsed_s:
-            self._num_arrived += 1
+            due.append(self._next_s)
             self._next_s += self._gap_s()
-        return self._num_arrived - num_submitted
+        return due
+
+    def next_due_s(self) -> float:
+        return self._next_s
 
     def ramped_up(self, num_finished: int) -> bool:
         return num_finished > 0

@@ -116,7 +116,7 @@ class _Run:
         try:
             self._submit_due()
             while not self._is_over():
-                self._router.poll(POLL_S)
+                self._router.poll(self._patience_s())
                 self._submit_due()
                 self._look()
             assert self._start is not None
@@ -143,11 +143,13 @@ class _Run:
         return result
 
     def _submit_due(self) -> None:
-        now_s = self._clock()
-        due = self._arrivals.num_due(now_s - self._began_s, self._num_submitted, len(self._in_flight))
-        num = min(due, self._settings.max_requests - self._num_submitted)
-        following = range(self._first + self._num_submitted, self._first + self._num_submitted + num)
-        answers = [Answer(number % len(self._workload), now_s) for number in following]
+        elapsed_s = self._clock() - self._began_s
+        due = self._arrivals.take_due(elapsed_s, self._num_submitted, len(self._in_flight))
+        due = due[: self._settings.max_requests - self._num_submitted]
+        answers = [
+            Answer((self._first + number) % len(self._workload), self._began_s + due_s)
+            for number, due_s in enumerate(due, self._num_submitted)
+        ]
         self._num_submitted += len(answers)
         if not self._arrivals.open:
             self._submit(answers)
@@ -157,7 +159,11 @@ class _Run:
                 self._submit([answer])
             except OverloadedError as error:
                 answer.finish, answer.error = FinishReason.ERROR, str(error)
-                self._end(answer, now_s)
+                self._end(answer, self._clock())
+
+    def _patience_s(self) -> float:
+        next_s = self._began_s + self._arrivals.next_due_s()
+        return max(0.0, min(POLL_S, next_s - self._clock()))
 
     def _submit(self, answers: list[Answer]) -> None:
         """All of them or, on an error, none."""
@@ -234,6 +240,7 @@ class _Run:
         return Edge(self._clock(), time.process_time(), self._router.snapshot())
 
     def _sample(self) -> None:
+        self._router.flush()  # or what was just submitted would count as waiting
         view = merge([self._router.snapshot()], self._node_names)
         self._samples.append(model_counters(view, self._model, self._clock()))
 

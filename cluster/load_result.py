@@ -31,12 +31,13 @@ class Answer:
 
     Attributes:
         index: of its prompt in the workload.
+        due_s: when it was to be submitted.
         request_id: the router's; -1 when it refused.
         error: what went wrong, when `finish` is ERROR.
     """
 
     index: int
-    submitted_s: float
+    due_s: float
     request_id: int = -1
     first_s: float | None = None
     finished_s: float | None = None
@@ -72,7 +73,7 @@ class LoadResult:
         num_failed: of these; refused ones included.
         first_error: what the first failed one said.
         num_exact: of the requests that did not fail, those with the right answer; None when it cannot be checked.
-        ttft_s, tpot_s, e2e_s: of the requests that ended well in the window; from submission, queueing included.
+        ttft_s, tpot_s, e2e_s: of the requests that ended well in the window; from when they were due.
         output_tokens_by_replica: of the replicas that were there at both ends.
         nodes: node of each replica.
         client_cpu_share: CPU seconds per second of this process, all its threads.
@@ -155,9 +156,9 @@ def evaluate(
         num_failed=len(within) - len(good),
         first_error=next((answer.error for answer in within if not answer.ok), ""),
         num_exact=None if check is None else sum(check(answer.index, answer.token_ids) for answer in good),
-        ttft_s=percentiles([a.first_s - a.submitted_s for a in good if a.first_s is not None]),
+        ttft_s=percentiles([a.first_s - a.due_s for a in good if a.first_s is not None]),
         tpot_s=percentiles(_times_per_token(good)),
-        e2e_s=percentiles([a.finished_s - a.submitted_s for a in good if a.finished_s is not None]),
+        e2e_s=percentiles([a.finished_s - a.due_s for a in good if a.finished_s is not None]),
         output_tokens_by_replica={
             new.address.replica_id: new.num_output_tokens - old.num_output_tokens for old, new in replicas
         },
