@@ -112,7 +112,7 @@ class ReplicaSocket:
             if keys is not None and tcp_host is not None:
                 self.tcp_endpoint = self._bind_tcp(keys, tcp_host)
         except BaseException:
-            self.close(linger_s=0)
+            self.close()
             raise
 
     def _bind_ipc(self) -> str:
@@ -161,7 +161,7 @@ class ReplicaSocket:
         with contextlib.suppress(OSError):  # closed, or so many wakes are pending that one more adds nothing
             self._waker.send(b"w")
 
-    def close(self, linger_s: float) -> None:
+    def close(self, linger_s: float = 0.0) -> None:
         """Close, giving messages already sent `linger_s` to leave. Ignored the second time."""
         if self._authenticator is not None:
             self._authenticator.stop()

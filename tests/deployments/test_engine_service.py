@@ -61,10 +61,12 @@ class Peer:
 @contextmanager
 def greeted(replica: Running, router_id: str = "peer") -> Iterator[Peer]:
     peer = Peer(replica, router_id)
-    peer.send(wire.Hello(wire.WIRE_VERSION, router_id))
-    assert peer.next(wire.Welcome) == wire.Welcome(wire.WIRE_VERSION, replica.address.replica_id)
-    yield peer
-    peer.close()
+    try:
+        peer.send(wire.Hello(wire.WIRE_VERSION, router_id))
+        assert peer.next(wire.Welcome) == wire.Welcome(wire.WIRE_VERSION, replica.address.replica_id)
+        yield peer
+    finally:
+        peer.close()
 
 
 @pytest.fixture
@@ -195,6 +197,7 @@ def test_drain_reports_that_time_ran_out(rig: Rig) -> None:
     with greeted(replica) as peer:
         replica.engine.gate.clear()
         peer.submit([1])
+        wait_until(lambda: replica.engine.num_submit_calls, "the request")
 
         assert not replica.service.drain(0.05)
 
@@ -227,7 +230,7 @@ def test_failure_that_is_no_engine_error_is_kept_too(rig: Rig, monkeypatch: pyte
 
 def test_other_version_is_told_why(rig: Rig) -> None:
     replica = rig.replica("r")
-    peer = Peer(replica)
+    peer = rig.closing(Peer(replica))
     peer.send([msgspec.msgpack.encode([1, 99, "peer", "and what version 99 adds"])])
 
     goodbye = peer.next(wire.Goodbye)
@@ -235,16 +238,14 @@ def test_other_version_is_told_why(rig: Rig) -> None:
     assert goodbye.version == wire.WIRE_VERSION
     assert "wire version 1" in goodbye.reason
     assert "version 99" in goodbye.reason
-    peer.close()
 
 
 def test_message_before_hello_is_told_why(rig: Rig) -> None:
     replica = rig.replica("r")
-    peer = Peer(replica)
+    peer = rig.closing(Peer(replica))
     peer.submit([1])
 
     assert "say hello first" in peer.next(wire.Goodbye).reason
-    peer.close()
 
 
 GARBAGE = {

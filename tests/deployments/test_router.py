@@ -155,11 +155,10 @@ def test_request_that_can_never_fit_gets_an_error_chunk(rig: Rig) -> None:
     ],
 )
 def test_bad_requests_are_named(rig: Rig, prompt: list[int], sampling: SamplingParams, param: str) -> None:
-    router = Router("router", None, RouterSettings(models={"m": 4}))
+    router = rig.closing(Router("router", None, RouterSettings(models={"m": 4})))
 
     with pytest.raises(RequestError, match=param) as error:
         router.submit("m", prompt, sampling, Answer())
-    router.close()
     assert error.value.param == param
 
 
@@ -174,13 +173,12 @@ def test_unknown_model_and_model_without_replica(rig: Rig) -> None:
 
 def test_requests_may_come_before_the_connection_stands(rig: Rig) -> None:
     replica = rig.replica("r")
-    router = Router("early", None, RouterSettings(tick_s=0.02))
+    router = rig.closing(Router("early", None, RouterSettings(tick_s=0.02)))
     router.update_replicas([replica.address])
     assert states(router) == {"connecting"}
     answer = ask(router, [1], 3)
 
     poll_until(router, lambda: answer.ended, "the answer")
-    router.close()
 
 
 def test_models_keep_to_their_replicas(rig: Rig) -> None:
@@ -298,7 +296,7 @@ def test_close_frees_the_replica(rig: Rig) -> None:
 def test_two_routers_share_a_replica(rig: Rig) -> None:
     replica = rig.replica("r", FakeEngine(max_num_seqs=8, step_s=0.001))
     one, two = rig.router(replica, router_id="one"), rig.router(replica, router_id="two")
-    first, second = [ask(one, [i], 2000) for i in range(6)], [ask(two, [i], 5) for i in range(2)]
+    first, second = [ask(one, [i], 800) for i in range(6)], [ask(two, [i], 5) for i in range(2)]
 
     def both() -> bool:
         one.poll(0)
@@ -309,7 +307,7 @@ def test_two_routers_share_a_replica(rig: Rig) -> None:
     poll_until(one, lambda: all_ended(first), "the first router's answers")
 
     assert [answer.tokens for answer in second] == [fake_tokens([i], 5) for i in range(2)]
-    assert [answer.tokens for answer in first] == [fake_tokens([i], 2000) for i in range(6)]
+    assert [answer.tokens for answer in first] == [fake_tokens([i], 800) for i in range(6)]
 
 
 def test_snapshot_counts_and_travels(rig: Rig) -> None:

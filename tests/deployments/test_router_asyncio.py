@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 from fake_engine import FakeEngine, fake_tokens
@@ -13,6 +14,20 @@ from service_rig import TIMEOUT_S, Rig, Running, wait_until
 def rig() -> Iterator[Rig]:
     with Rig() as rig:
         yield rig
+
+
+@asynccontextmanager
+async def attached(*replicas: Running, tick_s: float = 0.02) -> AsyncIterator[Router]:
+    router = Router("router", None, RouterSettings(tick_s=tick_s))
+    router.update_replicas([replica.address for replica in replicas])
+    attachment = attach(router, asyncio.get_running_loop())
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield router
+    finally:
+        attachment.detach()
+        attachment.detach()
+        router.close()
 
 
 async def ask(router: Router, prompt: list[int], num_tokens: int) -> list[int]:
@@ -29,44 +44,26 @@ async def ask(router: Router, prompt: list[int], num_tokens: int) -> list[int]:
     return tokens
 
 
-def in_loop(rig: Rig, *replicas: Running, tick_s: float, requests: list[tuple[list[int], int]]) -> list[list[int]]:
-    async def main() -> list[list[int]]:
-        router = Router("router", None, RouterSettings(tick_s=tick_s))
-        router.update_replicas([replica.address for replica in replicas])
-        attachment = attach(router, asyncio.get_running_loop())
-        async with asyncio.timeout(TIMEOUT_S):
-            answers = await asyncio.gather(*[ask(router, *request) for request in requests])
-        attachment.detach()
-        attachment.detach()
-        router.close()
-        return answers
-
-    return asyncio.run(main())
-
-
 def test_concurrent_answers(rig: Rig) -> None:
     replicas = [rig.replica("r0"), rig.replica("r1")]
 
-    answers = in_loop(rig, *replicas, tick_s=0.05, requests=[([i], 30) for i in range(40)])
+    async def main() -> list[list[int]]:
+        async with attached(*replicas) as router:
+            return await asyncio.gather(*[ask(router, [i], 30) for i in range(40)])
 
-    assert answers == [fake_tokens([i], 30) for i in range(40)]
+    assert asyncio.run(main()) == [fake_tokens([i], 30) for i in range(40)]
     assert sum(len(replica.engine.submitted_ids) for replica in replicas) == 40
 
 
 def test_no_message_waits_for_the_timer(rig: Rig) -> None:
-    """With a timer that never fires again, each request still is sent and each answer still is seen: 200 times one
-    after the other, so that a missed edge of ZMQ's descriptor would leave one hanging."""
+    """With a timer that fires once, each request still is sent and each answer still is seen: 200 times one after
+    the other, so that a missed edge of ZMQ's descriptor would leave one hanging."""
     replica = rig.replica("r")
 
     async def main() -> None:
-        router = Router("router", None, RouterSettings(tick_s=3600))
-        router.update_replicas([replica.address])
-        attachment = attach(router, asyncio.get_running_loop())
-        async with asyncio.timeout(TIMEOUT_S):
+        async with attached(replica, tick_s=3600) as router:
             for i in range(200):
                 assert await ask(router, [i], 2) == fake_tokens([i], 2)
-        attachment.detach()
-        router.close()
 
     asyncio.run(main())
 
@@ -75,37 +72,25 @@ def test_requests_of_one_turn_share_a_message(rig: Rig) -> None:
     replica = rig.replica("r")
 
     async def main() -> None:
-        router = Router("router", None, RouterSettings(tick_s=0.02))
-        router.update_replicas([replica.address])
-        attachment = attach(router, asyncio.get_running_loop())
-        async with asyncio.timeout(TIMEOUT_S):
+        async with attached(replica) as router:
             await ask(router, [0], 1)
             before = replica.engine.num_submit_calls
             await asyncio.gather(*[ask(router, [i], 3) for i in range(30)])
-        assert replica.engine.num_submit_calls == before + 1
-        attachment.detach()
-        router.close()
+            assert replica.engine.num_submit_calls == before + 1
 
     asyncio.run(main())
 
 
-def test_abort_from_a_cancelled_task_frees(rig: Rig) -> None:
+def test_abort_frees(rig: Rig) -> None:
     replica = rig.replica("r", FakeEngine(step_s=0.001))
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        router = Router("router", None, RouterSettings(tick_s=0.02))
-        router.update_replicas([replica.address])
-        attachment = attach(router, loop)
-        first = loop.create_future()
-        request_id = router.submit(
-            "m", [1], SamplingParams(4000, ignore_eos=True), lambda chunk: first.done() or first.set_result(None)
-        )
-        async with asyncio.timeout(TIMEOUT_S):
-            await first
+        async with attached(replica) as router:
+            begun = asyncio.Event()
+            sampling = SamplingParams(4000, ignore_eos=True)
+            request_id = router.submit("m", [1], sampling, lambda chunk: begun.set())
+            await begun.wait()
             router.abort(request_id)
             await asyncio.to_thread(wait_until, lambda: not replica.engine.has_work(), "an idle engine")
-        attachment.detach()
-        router.close()
 
     asyncio.run(main())

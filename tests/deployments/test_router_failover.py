@@ -129,7 +129,7 @@ def test_killed_process_is_noticed_at_once(rig: Rig) -> None:
     assert process.stdout is not None
     address = ReplicaAddress.from_json(process.stdout.readline())
     healthy = rig.replica("healthy", slow())
-    router = Router("router", None, RouterSettings(tick_s=0.02, dead_after_s=3600))
+    router = rig.closing(Router("router", None, RouterSettings(tick_s=0.02, dead_after_s=3600)))
     router.update_replicas([address, healthy.address])
     poll_until(router, lambda: states(router) == {"ready"}, "two replicas")
     answers = [ask(router, [i], 300) for i in range(8)]
@@ -143,7 +143,6 @@ def test_killed_process_is_noticed_at_once(rig: Rig) -> None:
     assert [answer.tokens for answer in answers] == [fake_tokens([i], 300) for i in range(8)]
     assert router.snapshot().models[0].num_continued == 4
     assert "connection is lost" in router.snapshot().replicas[0].reason
-    router.close()
 
 
 def test_successor_takes_over_when_the_last_replica_died(rig: Rig) -> None:
@@ -185,7 +184,7 @@ class Clock:
 
 def test_waiting_for_a_replica_has_an_end(rig: Rig) -> None:
     doomed, clock = rig.replica("r", slow()), Clock()
-    router = Router("router", None, RouterSettings(continuation_timeout_s=30.0), clock)
+    router = rig.closing(Router("router", None, RouterSettings(continuation_timeout_s=30.0), clock))
     router.update_replicas([doomed.address])
     answers = [ask(router, [i]) for i in range(3)]
     poll_until(router, lambda: all(answer.tokens for answer in answers), "first tokens")
@@ -204,7 +203,6 @@ def test_waiting_for_a_replica_has_an_end(rig: Rig) -> None:
         assert "no replica for 31.0 s" in answer.chunks[-1].error
         assert answer.tokens == fake_tokens([i], NUM_TOKENS)[: len(answer.tokens)]
     assert router.snapshot().models[0].num_failed == 3
-    router.close()
 
 
 def test_request_that_kills_every_replica_fails(rig: Rig) -> None:
@@ -248,10 +246,10 @@ def test_draining_cuts_nothing_and_gets_nothing_new(rig: Rig) -> None:
 
 def test_replica_that_never_answers_is_given_up(rig: Rig) -> None:
     """Something listens there, but it is no replica."""
-    deaf = ReplicaSocket("deaf", None, None, None)
+    deaf = rig.closing(ReplicaSocket("deaf", None, None, None))
     template = rig.replica("r").address
     clock = Clock()
-    router = Router("router", None, RouterSettings(dead_after_s=5.0), clock)
+    router = rig.closing(Router("router", None, RouterSettings(dead_after_s=5.0), clock))
     router.update_replicas([replace(template, replica_id="deaf", ipc_endpoint=deaf.ipc_endpoint)])
     router.poll(0.01)
     assert states(router) == {"connecting"}
@@ -262,14 +260,12 @@ def test_replica_that_never_answers_is_given_up(rig: Rig) -> None:
     assert states(router) == {"lost"}
     with pytest.raises(UnavailableError, match="it has not answered"):
         ask(router, [1])
-    router.close()
-    deaf.close(linger_s=0)
 
 
 @pytest.mark.parametrize("answer", ["welcome", "goodbye"])
 def test_replica_of_another_version_is_refused(rig: Rig, answer: str, caplog: pytest.LogCaptureFixture) -> None:
-    stranger = ReplicaSocket("r", None, None, None)
-    router = Router("router", None, RouterSettings(tick_s=0.02))
+    stranger = rig.closing(ReplicaSocket("r", None, None, None))
+    router = rig.closing(Router("router", None, RouterSettings(tick_s=0.02)))
     router.update_replicas([replace(rig.replica("x").address, replica_id="r", ipc_endpoint=stranger.ipc_endpoint)])
 
     def greeted() -> bool:
@@ -289,16 +285,13 @@ def test_replica_of_another_version_is_refused(rig: Rig, answer: str, caplog: py
     assert "wire version 99 and this router 1: run one version of nfold on all nodes" in caplog.text
     with pytest.raises(UnavailableError, match="wire version 99"):
         ask(router, [1])
-    router.close()
-    stranger.close(linger_s=0)
 
 
 def test_another_replica_at_the_same_endpoint_is_not_taken_for_it(rig: Rig) -> None:
     squatter = rig.replica("squatter")
-    router = Router("router", None, RouterSettings(tick_s=0.02))
+    router = rig.closing(Router("router", None, RouterSettings(tick_s=0.02)))
     router.update_replicas([replace(squatter.address, replica_id="expected")])
 
     poll_until(router, lambda: states(router) == {"lost"}, "the discovery")
 
     assert "replica squatter has taken its place" in router.snapshot().replicas[0].reason
-    router.close()

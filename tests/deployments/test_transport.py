@@ -22,7 +22,7 @@ def test_ipc_directory_is_private_and_removed() -> None:
 
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert socket.tcp_endpoint == ""
-    socket.close(linger_s=0)
+    socket.close()
     assert not directory.exists()
 
 
@@ -44,7 +44,7 @@ def test_no_keys_no_tcp() -> None:
     socket = ReplicaSocket("replica", None, "127.0.0.1", None)
 
     assert socket.tcp_endpoint == ""
-    socket.close(linger_s=0)
+    socket.close()
 
 
 def test_wake_ends_a_wait() -> None:
@@ -53,7 +53,7 @@ def test_wake_ends_a_wait() -> None:
 
     socket.wait(60)
 
-    socket.close(linger_s=0)
+    socket.close()
     socket.wake()
 
 
@@ -105,13 +105,12 @@ def test_wrong_client_key_gets_nothing() -> None:
     stranger = replace(ServiceKeys.generate(), server_public=keys.server_public)
     with Rig() as rig:
         replica = rig.replica("far", keys=keys, settings=OVER_TCP)
-        router = Router("stranger", stranger, ELSEWHERE)
+        router = rig.closing(Router("stranger", stranger, ELSEWHERE))
         router.update_replicas([replica.address])
         poll_until(router, lambda: states(router) == {"refused"}, "the refusal")
 
         with pytest.raises(UnavailableError, match="keys"):
             router.submit("m", [1], SamplingParams(1), Answer())
-        router.close()
         wait_until(lambda: replica.service.status.idle_s > 0, "a status")
         assert replica.service.status.num_messages_in == 0
 
@@ -125,13 +124,12 @@ def test_plain_client_on_the_tcp_port_gets_nothing() -> None:
         plain.setsockopt(zmq.LINGER, 0)
         plain.connect(replica.address.tcp_endpoint)
         plain.send(b"\x94\x01\x01\xa1x")
-        monitored = Router("member", keys, ELSEWHERE)
+        monitored = rig.closing(Router("member", keys, ELSEWHERE))
         monitored.update_replicas([replica.address])
         poll_until(monitored, lambda: states(monitored) == {"ready"}, "the member's session")
 
         assert replica.service.status.num_rejected_messages == 0
         assert not plain.poll(0)
-        monitored.close()
         context.destroy(linger=0)
 
 
@@ -140,12 +138,13 @@ def test_wrong_server_is_not_talked_to() -> None:
     keys, other = ServiceKeys.generate(), ServiceKeys.generate()
     with Rig() as rig:
         replica = rig.replica("far", keys=other, settings=OVER_TCP)
-        router = Router("member", keys, RouterSettings(host="elsewhere", tick_s=0.02, dead_after_s=0.3))
+        router = rig.closing(
+            Router("member", keys, RouterSettings(host="elsewhere", tick_s=0.02, dead_after_s=0.3))
+        )
         router.update_replicas([replica.address])
 
         poll_until(router, lambda: states(router) <= {"lost", "refused"}, "giving up")
 
-        router.close()
         assert replica.service.status.num_messages_in == 0
 
 

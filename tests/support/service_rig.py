@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 from fake_engine import FakeEngine
 from nfold.deployments.addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys
@@ -69,12 +70,20 @@ class Running:
         return self.service.address
 
 
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closes)
+
+
 class Rig:
-    """Starts replicas and routers and ends them all."""
+    """Starts replicas and routers and ends them all, also when a test fails: a context of ZMQ that is left open is
+    collected in whatever thread comes next, and blocks it for ever."""
 
     def __init__(self) -> None:
         self._running: list[Running] = []
-        self._routers: list[Router] = []
+        self._to_close: list[Closes] = []
 
     def __enter__(self) -> "Rig":
         return self
@@ -82,8 +91,8 @@ class Rig:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for router in self._routers:
-            router.close()
+        for thing in self._to_close:
+            thing.close()
         for running in self._running:
             running.engine.gate.set()
             running.service.stop()
@@ -110,6 +119,11 @@ class Rig:
         self._running.append(Running(service, engine, thread))
         return self._running[-1]
 
+    def closing(self, thing: C) -> C:
+        """`thing`, which is closed at the end (again, if the test did)."""
+        self._to_close.append(thing)
+        return thing
+
     def router(
         self,
         *replicas: Running,
@@ -118,8 +132,7 @@ class Rig:
         router_id: str = "router",
     ) -> Router:
         """Connected to all given replicas, which are ready."""
-        router = Router(router_id, keys, settings or RouterSettings(tick_s=0.02))
-        self._routers.append(router)
+        router = self.closing(Router(router_id, keys, settings or RouterSettings(tick_s=0.02)))
         router.update_replicas([replica.address for replica in replicas])
         poll_until(router, lambda: states(router) == {"ready"} or not replicas, "replicas that are ready")
         return router
