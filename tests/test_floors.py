@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # Longest prefix wins: models/engine stands above models.
 FLOORS = {"kernels": 0, "models": 1, "models/engine": 2, "deployments": 3, "cluster": 4}
-LOWEST_FLOOR_OF_LIBRARY = {"ray": 3, "zmq": 3, "msgspec": 3, "fastapi": 3, "prometheus_client": 3, "typer": 4}
+LOWEST_FLOOR_OF_LIBRARY = {"ray": 3, "zmq": 3, "msgspec": 3, "starlette": 3, "prometheus_client": 3, "typer": 4}
 ONLY_FOLDER_OF_LIBRARY = {"triton": "kernels/triton"}
 
 
