@@ -12,22 +12,18 @@ versions can always tell each other why they part.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from ..models.engine.protocol import F32, I32, U8, U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
+from ..models.engine.protocol import U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
+from .array_frame import ArrayFrame, Arrays, WireError, pack
 
 WIRE_VERSION = 1
 REQUEST_ID_BITS = 40
 
 Frames = list[bytes]
-
-
-class WireError(ValueError):
-    """Bytes that are no message of this version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +161,6 @@ _Header = Hello | Welcome | Goodbye | Ping | Status | Draining | _WithArrays
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[_Header] = msgspec.msgpack.Decoder(_Header)
 
-_U64, _I32, _F32 = np.dtype("<u8"), np.dtype("<i4"), np.dtype("<f4")
-_U8, _I8 = np.dtype("u1"), np.dtype("i1")
-_Arrays = list[tuple[NDArray[Any], np.dtype[Any]]]
-
 
 def encode(message: Message) -> Frames:
     """The frames of one message."""
@@ -178,9 +170,15 @@ def encode(message: Message) -> Frames:
         case Output():
             return _encode_output(message.outputs, message.num_in_flight)
         case Abort():
-            return [_encoder.encode(_AbortHeader(len(message.request_ids))), _pack([(message.request_ids, _U64)])]
+            return [
+                _encoder.encode(_AbortHeader(len(message.request_ids))),
+                pack([(message.request_ids, np.uint64)]),
+            ]
         case Refused():
-            return [_encoder.encode(_RefusedHeader(len(message.request_ids))), _pack([(message.request_ids, _U64)])]
+            return [
+                _encoder.encode(_RefusedHeader(len(message.request_ids))),
+                pack([(message.request_ids, np.uint64)]),
+            ]
         case _:
             return [_encoder.encode(message)]
 
@@ -195,18 +193,18 @@ def decode(frames: Frames) -> Message:
         raise WireError(f"no message: {error}") from error
     match header:
         case _OutputHeader():
-            return _decode_output(header, _Unpacker(frames))
+            return _decode_output(header, ArrayFrame(frames))
         case _SubmitHeader():
-            return _decode_submit(header, _Unpacker(frames))
+            return _decode_submit(header, ArrayFrame(frames))
         case _AbortHeader():
-            return Abort(_ids(header.n, _Unpacker(frames)))
+            return Abort(_ids(header.n, ArrayFrame(frames)))
         case _RefusedHeader():
-            return Refused(_ids(header.n, _Unpacker(frames)))
+            return Refused(_ids(header.n, ArrayFrame(frames)))
         case _:
             return header
 
 
-def _ids(count: int, frame: "_Unpacker") -> U64:
+def _ids(count: int, frame: ArrayFrame) -> U64:
     request_ids = frame.u64(count)
     frame.end()
     return request_ids
@@ -225,13 +223,13 @@ def _encode_output(outputs: StepOutputs, num_in_flight: int) -> Frames:
         num_decode_tokens=step.num_decode_tokens,
         num_recomputed_tokens=step.num_recomputed_tokens,
     )
-    arrays: _Arrays = [(outputs.request_ids, _U64), (outputs.token_ids, _I32)]
+    arrays: Arrays = [(outputs.request_ids, np.uint64), (outputs.token_ids, np.int32)]
     if has_logprobs:
-        arrays += [(outputs.logprobs, _F32), (outputs.top_ids, _I32), (outputs.top_logprobs, _F32)]
-    return [_encoder.encode(header), _pack([*arrays, (outputs.finish, _U8)])]
+        arrays += [(outputs.logprobs, np.float32), (outputs.top_ids, np.int32), (outputs.top_logprobs, np.float32)]
+    return [_encoder.encode(header), pack([*arrays, (outputs.finish, np.uint8)])]
 
 
-def _decode_output(header: _OutputHeader, frame: "_Unpacker") -> Output:
+def _decode_output(header: _OutputHeader, frame: ArrayFrame) -> Output:
     r, k = header.r, header.k
     request_ids, token_ids = frame.u64(r), frame.i32(r)
     if header.has_logprobs:
@@ -252,24 +250,24 @@ def _decode_output(header: _OutputHeader, frame: "_Unpacker") -> Output:
 
 def _encode_submit(batch: SubmitBatch) -> Frames:
     header = _SubmitHeader(n=len(batch), p=len(batch.prompt_ids), s=len(batch.stop_ids))
-    arrays: _Arrays = [
-        (batch.request_ids, _U64),
-        (batch.seed, _U64),
-        (batch.prompt_lens, _I32),
-        (batch.prompt_ids, _I32),
-        (batch.max_tokens, _I32),
-        (batch.temperature, _F32),
-        (batch.top_k, _I32),
-        (batch.top_p, _F32),
-        (batch.stop_lens, _I32),
-        (batch.stop_ids, _I32),
-        (batch.ignore_eos, _U8),
-        (batch.num_logprobs, _I8),
+    arrays: Arrays = [
+        (batch.request_ids, np.uint64),
+        (batch.seed, np.uint64),
+        (batch.prompt_lens, np.int32),
+        (batch.prompt_ids, np.int32),
+        (batch.max_tokens, np.int32),
+        (batch.temperature, np.float32),
+        (batch.top_k, np.int32),
+        (batch.top_p, np.float32),
+        (batch.stop_lens, np.int32),
+        (batch.stop_ids, np.int32),
+        (batch.ignore_eos, np.uint8),
+        (batch.num_logprobs, np.int8),
     ]
-    return [_encoder.encode(header), _pack(arrays)]
+    return [_encoder.encode(header), pack(arrays)]
 
 
-def _decode_submit(header: _SubmitHeader, frame: "_Unpacker") -> Submit:
+def _decode_submit(header: _SubmitHeader, frame: ArrayFrame) -> Submit:
     n = header.n
     request_ids, seed = frame.u64(n), frame.u64(n)
     prompt_lens, prompt_ids = frame.i32(n), frame.i32(header.p)
@@ -309,44 +307,3 @@ def _check_submit(batch: SubmitBatch) -> None:
         raise WireError("temperature or top_p is not finite")
     if int(batch.request_ids.max()) >> REQUEST_ID_BITS or len(np.unique(batch.request_ids)) < len(batch):
         raise WireError("request ids are too large or come twice")
-
-
-def _pack(arrays: _Arrays) -> bytes:
-    return b"".join([np.ascontiguousarray(array, dtype).data for array, dtype in arrays if array.size])
-
-
-class _Unpacker:
-    """Cuts the second frame into arrays, in the order in which they were packed."""
-
-    def __init__(self, frames: Frames) -> None:
-        if len(frames) != 2:
-            raise WireError(f"got {len(frames)} frames; a message with arrays has 2")
-        self._buffer = frames[1]
-        self._offset = 0
-
-    def u64(self, count: int) -> U64:
-        return np.frombuffer(self._buffer, _U64, count, self._skip(count, 8))
-
-    def i32(self, count: int) -> I32:
-        return np.frombuffer(self._buffer, _I32, count, self._skip(count, 4))
-
-    def f32(self, count: int) -> F32:
-        return np.frombuffer(self._buffer, _F32, count, self._skip(count, 4))
-
-    def u8(self, count: int) -> U8:
-        return np.frombuffer(self._buffer, _U8, count, self._skip(count, 1))
-
-    def i8(self, count: int) -> NDArray[np.int8]:
-        return np.frombuffer(self._buffer, _I8, count, self._skip(count, 1))
-
-    def end(self) -> None:
-        if self._offset != len(self._buffer):
-            raise WireError(f"{len(self._buffer) - self._offset} bytes are left over")
-
-    def _skip(self, count: int, item_bytes: int) -> int:
-        """Where the next array starts."""
-        start = self._offset
-        if count < 0 or start + count * item_bytes > len(self._buffer):
-            raise WireError(f"an array of {count} items does not fit its frame of {len(self._buffer)} bytes")
-        self._offset += count * item_bytes
-        return start
