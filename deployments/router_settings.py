@@ -15,7 +15,8 @@ class RouterSettings:
             listed becomes known with its first replica and takes `max_queued`.
         overcommit: requests in flight at a replica beyond its max_num_seqs, as a share of it (at least 1), so that
             a slot that frees has its successor at hand.
-        dead_after_s: a replica that says nothing for so long is lost.
+        dead_after_s: a replica that says nothing for so long is lost. It says nothing during a step, so this must
+            outlast the longest one; a process or host that dies is noticed within seconds by its connection.
         continuation_timeout_s: how long requests wait when their model has no replica left.
         max_attempts: replicas that may die under one request before it fails.
         heartbeat_s: seconds between two pings to each replica.
@@ -26,7 +27,7 @@ class RouterSettings:
     models: Mapping[str, int] = field(default_factory=dict)
     max_queued: int = 1024
     overcommit: float = 0.125
-    dead_after_s: float = 5.0
+    dead_after_s: float = 30.0
     continuation_timeout_s: float = 30.0
     max_attempts: int = 3
     heartbeat_s: float = 1.0
