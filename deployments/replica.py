@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # A rank that fails drops its connections first, and tells why a moment later.
 RANK_FAILURE_WAIT_S = 5.0
+# A step in progress, and the farewell to the other ranks.
+JOIN_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +114,11 @@ class EngineThread:
     def drain(self) -> None:
         """Take nothing new, finish what is there (within the spec's time), end the ranks."""
         withdraw_replica(self._spec.service, self._identity.replica_id)
-        if self._service is not None and not self._service.drain(self._spec.drain_timeout_s):
-            logger.warning("not drained within %g s; routers continue elsewhere", self._spec.drain_timeout_s)
-            self._service.stop()
-        self._thread.join(timeout=10)
+        if self._service is not None:  # else it is still starting, and the process ends without it
+            if not self._service.drain(self._spec.drain_timeout_s):
+                logger.warning("not drained within %g s; routers continue elsewhere", self._spec.drain_timeout_s)
+                self._service.stop()
+            self._thread.join(timeout=JOIN_TIMEOUT_S)
         if self._ranks is not None:
             self._ranks.stop()
 

@@ -239,7 +239,7 @@ def test_a_full_queue_is_429_with_retry_after(service: ServiceConfig, client: Op
     slow = {"ignore_eos": True}
     with ThreadPoolExecutor(8) as pool:
         asked = [
-            pool.submit(client.completions.create, model="tiny-tp2", prompt="x", max_tokens=100, extra_body=slow)
+            pool.submit(client.completions.create, model="tiny-tp2", prompt="x", max_tokens=40, extra_body=slow)
             for _ in range(8)
         ]
         errors = [each.exception(timeout=60) for each in asked]
