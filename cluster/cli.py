@@ -44,7 +44,12 @@ def serve(
     config = load_config(config_path) if config_path else NfoldConfig.default()
     with told_progress(told) as progress:
         state = start_service(config, _home(), progress)
+        from .measuring import publish_kept_baselines
+
+        notes = publish_kept_baselines(config, _home())
     _show_listeners(state)
+    for note in notes:
+        told.print(f"no efficiency yet: {note}", style="dim", soft_wrap=True, markup=False)
     if not foreground:
         return
     wait_for_signal()

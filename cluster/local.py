@@ -67,7 +67,7 @@ def start_local(orders: Orders, home: Path, progress: Progress) -> RunState:
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=orders.temp_dir,
-            env=os.environ | orders.environment,
+            env=os.environ | orders.environment | {"TMPDIR": str(orders.temp_dir)},  # what is killed leaves nothing
             start_new_session=True,  # Ctrl-C at the command line is not for the cluster
         )
     try:

@@ -5,9 +5,8 @@ from pathlib import Path
 from ..deployments import discovery
 from ..deployments.addresses import ReplicaAddress
 from ..deployments.config import EMBEDDED_MODEL, ServedModelConfig
-from ..models.config import ModelConfig
-from ..models.errors import StateError
-from .baseline import Baseline, hash_weights, keep_baseline
+from ..models.errors import CheckpointError, StateError
+from .baseline import Baseline, BaselineKey, hash_weights, keep_baseline, load_baseline
 from .config import NfoldConfig
 from .ledger import account
 from .load import LoadSettings
@@ -41,12 +40,12 @@ def take_baseline(
         ConfigError: no such workload.
         CheckpointError: the model's directory cannot be read here.
     """
-    served = served_model(config, model)
+    served, replicas = served_model(config, model), replicas_of(config, model)
     progress("preparing the load")
     baseline = measure_baseline(
-        replicas_of(config, model),
+        replicas,
         discovery.service_keys(config.name),
-        workload_of(served, workload),
+        workload_of(served, workload, replicas[0]),
         weights=hash_weights(served.directory),
         repeats=repeats,
         settings=settings,
@@ -73,7 +72,7 @@ def measure_all_nodes(
     """
     served = served_model(config, baseline.key.model)
     replicas = replicas_of(config, served.name)
-    workload = workload_of(served, baseline.key.workload)
+    workload = workload_of(served, baseline.key.workload, replicas[0])
     result = measure_load(
         replicas,
         discovery.service_keys(config.name),
@@ -115,8 +114,31 @@ def replicas_of(config: NfoldConfig, model: str) -> list[ReplicaAddress]:
     return replicas
 
 
-def workload_of(model: ServedModelConfig, name: str | None) -> Workload:
+def workload_of(model: ServedModelConfig, name: str | None, replica: ReplicaAddress) -> Workload:
     """The load of this name; None takes the model's usual one."""
-    usual = "sums" if model.path == EMBEDDED_MODEL else "random"
-    longest = model.engine.max_model_len or ModelConfig.from_directory(model.directory).max_position_embeddings
-    return make_workload(name or usual, model.directory, max_model_len=longest)
+    return make_workload(name or _usual_workload(model), model.directory, max_model_len=replica.max_model_len)
+
+
+def _usual_workload(model: ServedModelConfig) -> str:
+    return "sums" if model.path == EMBEDDED_MODEL else "random-128-128"
+
+
+def publish_kept_baselines(config: NfoldConfig, home: Path) -> list[str]:
+    """Tell the service's observer the baselines that earlier services kept, where they are of the same thing.
+
+    Returns:
+        For each kind of replica that has none, why, for people.
+    """
+    notes: list[str] = []
+    for model in config.models:
+        kinds = {(replica.accelerator, replica.tp): replica for replica in replicas_of(config, model.name)}
+        for (accelerator, tp), replica in sorted(kinds.items()):
+            key = BaselineKey(model=model.name, accelerator=accelerator, tp=tp, workload=_usual_workload(model))
+            try:
+                weights = hash_weights(model.directory)
+                kept = load_baseline(key, home, weights=weights, settings=replica.settings)
+            except (StateError, CheckpointError) as error:
+                notes.append(str(error))
+            else:
+                publish_baseline(config.name, kept)
+    return notes

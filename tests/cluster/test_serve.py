@@ -26,6 +26,11 @@ def test_a_service_from_start_to_end(terminal: Terminal) -> None:
     """One test in steps, as a cluster takes long to start."""
     terminal.run("serve", str(terminal.config))
     _check_status(terminal, ["node-0"])
+    assert terminal.status()["models"]["sums"]["ledger"] is None
+    assert re.fullmatch(
+        r"sums on CPU, tp 1, under sums: [\d,]+ tokens/s on node-0\n",
+        terminal.run("baseline", "--repeats", "1", "--window", "1"),
+    )
     answer = terminal.run("chat", QUESTION)
     assert re.search(r"The answer is \d+\.", answer)
 
@@ -41,6 +46,9 @@ def test_a_service_from_start_to_end(terminal: Terminal) -> None:
     asking.append(terminal.start("chat", QUESTION))
     assert [finish(process) for process in asking] == [answer] * 4
     _check_status(terminal, ["node-0"])
+    model = terminal.status()["models"]["sums"]
+    assert model["baselines"][0]["workload"] == "sums"
+    assert model["ledger"]["saturated"] is False
 
     run = find_run(terminal.home, None).local
     assert run is not None
