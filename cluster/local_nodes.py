@@ -15,8 +15,8 @@ from .run_state import LocalNode
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 << 20  # tokens do not travel through it
-# Neither a web page nor an autoscaler: cores are few, and both nodes should have all of theirs.
-HEAD_ARGUMENTS = {"include_dashboard": False, "no_monitor": True}
+# No web page, no autoscaler, no logs sent to drivers: cores are few, and nodes should have all of theirs.
+HEAD_ARGUMENTS = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
 
 
 class LocalNodes:

@@ -113,6 +113,8 @@ def find_run(home: Path, name: str | None) -> RunState:
     if not names:
         raise StateError("nothing is running; start with `nfold serve`")
     if len(names) > 1:
+        names = [each for each in names if not clean_if_dead(home / "run" / each)] or names[:1]
+    if len(names) > 1:
         raise StateError(f"several services are running ({', '.join(names)}); say which one with --name")
     directory = home / "run" / names[0]
     if not _is_recorded(directory):

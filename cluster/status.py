@@ -90,7 +90,7 @@ def render(status: Json) -> RenderableType:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 3, 0, 0), title_justify="left")
+    table = Table(box=None, padding=(0, 3, 0, 0))
     for column in columns:
         table.add_column(column, justify="left" if column in ("node", "pool", "model", "has", "state") else "right")
     return table
@@ -133,5 +133,5 @@ def _efficiency(model: Json) -> str:
     if ledger is None:
         return "no baseline" if not model["baselines"] else "-"
     if ledger["efficiency"] is None:
-        return f"idle, {ledger['headroom']:,.0f} tokens/s left"
+        return f"room for {ledger['headroom']:,.0f}/s"
     return f"{ledger['efficiency']:.1%}"

@@ -14,6 +14,7 @@ from nfold.cluster import cli
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.demo import demo_config
 from nfold.cluster.run_state import RunState, run_directory, write_state
+from nfold.deployments.config import HttpConfig
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,15 @@ def test_a_cluster_that_does_not_answer_is_named(nfold: Nfold, tmp_path: Path, a
     done = nfold(*arguments)
     assert done.code == 1
     assert f"no Ray cluster answers at 127.0.0.1:{port}" in done.err
+
+
+def test_an_api_that_does_not_answer_is_named(nfold: Nfold, tmp_path: Path) -> None:
+    port = _free_port()
+    config = NfoldConfig.default().model_copy(update={"http": HttpConfig(port=port)})
+    write_state(run_directory(tmp_path, "nfold"), RunState(config=config, address="auto", environment={}))
+    done = nfold("chat", "hello")
+    assert done.code == 1
+    assert f"the API at http://127.0.0.1:{port}/v1 does not answer" in done.err
 
 
 def test_joining_a_cluster_that_is_not_there_leaves_nothing(nfold: Nfold, tmp_path: Path) -> None:

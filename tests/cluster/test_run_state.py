@@ -83,6 +83,18 @@ def test_the_traces_of_a_dead_supervisor_are_cleaned(tmp_path: Path) -> None:
         find_run(tmp_path, None)
 
 
+def test_a_dead_service_does_not_hide_a_running_one(tmp_path: Path) -> None:
+    state = _write(tmp_path, "living")
+    _write(tmp_path, "dead", _local_run(tmp_path / "ray" / "socket", _ended_pid()))
+    assert find_run(tmp_path, None) == state
+
+
+def _ended_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
 def test_a_state_of_another_version_is_not_guessed_at(tmp_path: Path) -> None:
     (run_directory(tmp_path, "one") / "state.json").write_text('{"address": 3}')
     with pytest.raises(StateError, match="not one that this version of nfold wrote"):

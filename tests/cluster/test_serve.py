@@ -34,6 +34,7 @@ def test_a_service_from_start_to_end(terminal: Terminal) -> None:
     answer = terminal.run("chat", QUESTION)
     assert re.search(r"The answer is \d+\.", answer)
 
+    assert "the API refused: " in terminal.refuse("chat", QUESTION, "--model", "nothing")
     assert "no model named 'nothing'" in terminal.refuse("scale", "nothing", "--nodes", "2")
     assert "running already" in terminal.refuse("serve", str(terminal.config))
 
