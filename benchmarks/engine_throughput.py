@@ -113,7 +113,15 @@ def compare(args: argparse.Namespace) -> None:
     equal = sum(a == b for a, b in zip(runs["nfold"][0]["tokens"], runs["transformers"][0]["tokens"], strict=True))
     print(f"nfold {ours:.1f} tokens/s, transformers {rival:.1f}: {ours / rival:.2f} times (goal 3)")
     print(f"equal greedy answers: {equal} of {args.requests}")
-    figures = {"dtype": args.dtype, "tokens_per_s": ours, "rival_tokens_per_s": rival, "ratio": ours / rival}
+    figures: dict[str, object] = {
+        "dtype": args.dtype,
+        "tokens_per_s": ours,
+        "rival_tokens_per_s": rival,
+        "ratio": ours / rival,
+    }
+    from nfold.cluster.provenance import provenance
+
+    figures["provenance"] = provenance().model_dump()
     print(json.dumps(figures | {"equal_answers": equal, "num_requests": args.requests, "repeats": args.repeats}))
 
 

@@ -1,6 +1,6 @@
 """What the serving path costs: the bare engine against router and HTTP gateway, in one run.
 
-    python benchmarks/overhead.py [--checkpoint DIR] [--concurrency 32] [--window 15] [--rounds 3]
+    python benchmarks/overhead.py [--checkpoint DIR] [--slots 32] [--window 15] [--rounds 3]
 
 The same model runs twice on the same core: bare in a process of its own, and as the one replica of a local cluster.
 The two take turns, so one always idles while the other works, and everything else has the other cores. Paths:
@@ -9,8 +9,8 @@ The two take turns, so one always idles while the other works, and everything el
     router   this process's Router over ZeroMQ, no HTTP
     http     streaming clients of the OpenAI API in a process of their own
 
-tokens/s at a closed loop of `--concurrency` requests; TTFT one request at a time. Medians over the rounds. Last
-line: JSON.
+tokens/s at a closed loop of a quarter more requests than the engine has slots, so that none is ever empty; TTFT one
+request at a time, the paths in turn, "added" being the median of the differences. Last line: JSON.
 """
 
 import argparse
@@ -20,14 +20,32 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from overhead_load import make_prompts, output_lengths
 from workload import SMALL, make_checkpoint, vocab_size_of
+
+if TYPE_CHECKING:
+    from nfold.deployments.router import Router
 
 GOAL_SHARE = 0.97
 GOAL_ADDED_TTFT_MS = 3.0
 MODEL = "bench"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One round of one path."""
+
+    tokens_per_s: float
+    ttfts_ms: list[float]
+
+    @property
+    def ttft_p50_ms(self) -> float:
+        return statistics.median(self.ttfts_ms)
 
 
 class Worker:
@@ -38,7 +56,7 @@ class Worker:
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, **question: object) -> dict:
+    def ask(self, **question: object) -> float:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
@@ -46,7 +64,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"a helper process ended with {self._process.wait(10)}")
-        return json.loads(line)
+        return json.loads(line)["figure"]
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -54,41 +72,49 @@ class Worker:
         self._process.wait(30)
 
 
-def router_measurer(
-    service: str, workload_seed: int, vocab_size: int
-) -> Callable[[str, argparse.Namespace], float]:
-    """Measures through a Router of this process, connected to the running service's one replica."""
-    from nfold.cluster.arrivals import ClosedLoop
-    from nfold.cluster.load import LoadSettings, run_load
-    from nfold.cluster.measure import measuring_router
-    from nfold.cluster.workloads import Workload
-    from nfold.deployments import discovery
-    from nfold.models.engine.protocol import SamplingParams
-    from overhead_load import make_prompts, output_lengths
+class RouterPath:
+    """The service's one replica behind a Router of this process."""
 
-    prompts = make_prompts(vocab_size, workload_seed)
-    lengths = output_lengths(workload_seed)
+    def __init__(self, service: str, vocab_size: int) -> None:
+        from nfold.cluster.measure import measuring_router
+        from nfold.deployments import discovery
 
-    def measure(kind: str, args: argparse.Namespace) -> float:
-        sampling = [SamplingParams(max_tokens=1 if kind == "ttft" else n, ignore_eos=True) for n in lengths]
-        workload = Workload("overhead", prompts, sampling)
-        with measuring_router(discovery.list_replicas(service), discovery.service_keys(service)) as router:
-            if kind == "ttft":
-                settings = LoadSettings(warmup_s=0.0, max_requests=args.samples + 1, window_s=600)
-                result = run_load(router, MODEL, workload, ClosedLoop(1), settings)
-                return 1e3 * result.ttft_s.p50
-            settings = LoadSettings(warmup_s=args.warmup, window_s=args.window)
+        self._prompts, self._lengths = make_prompts(vocab_size), output_lengths()
+        # Opened for each phase: a router that is not polled counts as dead.
+        self.open = lambda: measuring_router(discovery.list_replicas(service), discovery.service_keys(service))
+
+    def tokens_per_s(self, args: argparse.Namespace) -> float:
+        from nfold.cluster.arrivals import ClosedLoop
+        from nfold.cluster.load import LoadSettings, run_load
+        from nfold.cluster.workloads import Workload
+        from nfold.models.engine.protocol import SamplingParams
+
+        sampling = [SamplingParams(max_tokens=length, ignore_eos=True) for length in self._lengths]
+        workload = Workload("overhead", self._prompts, sampling)
+        settings = LoadSettings(warmup_s=args.warmup, window_s=args.window)
+        with self.open() as router:
             return run_load(router, MODEL, workload, ClosedLoop(args.concurrency), settings).output_tokens_per_s
 
-    return measure
+    def ttft_ms(self, router: "Router", row: int) -> float:
+        from nfold.models.engine.protocol import SamplingParams
+
+        chunks: list[object] = []
+        router.poll(0.0)
+        begin = time.perf_counter()
+        sampling = SamplingParams(max_tokens=1, ignore_eos=True)
+        router.submit(MODEL, self._prompts[row % len(self._prompts)], sampling, chunks.append)
+        while not chunks:
+            router.poll(1.0)
+        return 1e3 * (time.perf_counter() - begin)
 
 
-def measure_all(args: argparse.Namespace, home: Path) -> dict[str, dict[str, list[float]]]:
+def measure_all(args: argparse.Namespace, home: Path) -> list[dict[str, Figures]]:
+    """One dict per round: figures by path."""
     from nfold.cluster.config import ClusterConfig, LocalClusterConfig, NfoldConfig
     from nfold.cluster.service import api_url, start_service, stop_service
     from nfold.deployments.config import EngineConfig, HttpConfig, MetricsConfig, ServedModelConfig
 
-    engine = EngineConfig(dtype=args.dtype, prefix_cache=False, max_num_seqs=args.concurrency)
+    engine = EngineConfig(dtype=args.dtype, prefix_cache=False, max_num_seqs=args.slots)
     config = NfoldConfig(
         name="overhead",
         http=HttpConfig(port=args.port),
@@ -96,74 +122,67 @@ def measure_all(args: argparse.Namespace, home: Path) -> dict[str, dict[str, lis
         models=[ServedModelConfig(name=MODEL, path=str(args.checkpoint), engine=engine)],
         cluster=ClusterConfig(local=LocalClusterConfig(nodes=1, cores_per_node=1)),
     )
-    core = min(os.sched_getaffinity(0))
+    engine_core, *other_cores = sorted(os.sched_getaffinity(0))
     state = start_service(config, home, lambda text: print(f"  {text}", flush=True))
     workers: dict[str, Worker] = {}
     try:
+        os.sched_setaffinity(0, other_cores or {engine_core})
         vocab_size = vocab_size_of(args.checkpoint)
         here = Path(__file__).parent
-        common = (
-            "--checkpoint",
-            str(args.checkpoint),
-            "--dtype",
-            args.dtype,
-            "--concurrency",
-            str(args.concurrency),
-        )
-        workers["bare"] = Worker(str(here / "overhead_bare.py"), *common, "--core", str(core))
+        bare = ("--checkpoint", str(args.checkpoint), "--dtype", args.dtype, "--slots", str(args.slots))
+        workers["bare"] = Worker(str(here / "overhead_bare.py"), *bare, "--core", str(engine_core))
         workers["http"] = Worker(
             str(here / "overhead_http.py"), "--url", api_url(config), "--vocab", str(vocab_size)
         )
-        router = router_measurer(config.name, 0, vocab_size)
-        figures: dict[str, dict[str, list[float]]] = {}
-        for turn in range(args.rounds):
-            for path in ("bare", "router", "http"):
-                for kind in ("tokens_per_s", "ttft"):
-                    if path == "router":
-                        figure = router(kind, args)
-                    else:
-                        figure = workers[path].ask(
-                            kind=kind,
-                            concurrency=args.concurrency,
-                            warmup_s=args.warmup,
-                            window_s=args.window,
-                            samples=args.samples,
-                        )["figure"]
-                    figures.setdefault(path, {}).setdefault(kind, []).append(figure)
-                last = {kind: values[-1] for kind, values in figures[path].items()}
-                print(
-                    f"  round {turn + 1}  {path:<7}{last['tokens_per_s']:9.1f} tokens/s   "
-                    f"TTFT {last['ttft']:7.2f} ms",
-                    flush=True,
-                )
-        return figures
+        router = RouterPath(config.name, vocab_size)
+        return [measure_round(turn, workers, router, args) for turn in range(1, args.rounds + 1)]
     finally:
         for worker in workers.values():
             worker.close()
         stop_service(state, home, lambda text: None)
 
 
-def report(figures: dict[str, dict[str, list[float]]], args: argparse.Namespace) -> None:
-    median = {
-        path: {kind: statistics.median(values) for kind, values in kinds.items()} for path, kinds in figures.items()
+def measure_round(
+    turn: int, workers: dict[str, Worker], router: RouterPath, args: argparse.Namespace
+) -> dict[str, Figures]:
+    load = {"concurrency": args.concurrency, "warmup_s": args.warmup, "window_s": args.window}
+    rates = {
+        "bare": workers["bare"].ask(kind="tokens_per_s", **load),
+        "router": router.tokens_per_s(args),
+        "http": workers["http"].ask(kind="tokens_per_s", **load),
     }
-    bare = median["bare"]
+    ttfts: dict[str, list[float]] = {path: [] for path in rates}
+    with router.open() as open_router:
+        for row in range(args.samples):  # path after path, so that a slower moment of the machine hits all alike
+            ttfts["bare"].append(workers["bare"].ask(kind="ttft", row=row))
+            ttfts["router"].append(router.ttft_ms(open_router, row))
+            ttfts["http"].append(workers["http"].ask(kind="ttft", row=row))
+    figures = {path: Figures(rates[path], ttfts[path][1:]) for path in rates}
+    for path, each in figures.items():
+        print(
+            f"  round {turn}  {path:<7}{each.tokens_per_s:9.1f} tokens/s   TTFT {each.ttft_p50_ms:7.2f} ms",
+            flush=True,
+        )
+    return figures
+
+
+def report(rounds: list[dict[str, Figures]], args: argparse.Namespace) -> None:
+    summary: dict[str, object] = {"model": args.checkpoint.name, "dtype": args.dtype, "rounds": args.rounds}
+    summary |= {"slots": args.slots, "concurrency": args.concurrency}
     print(f"\n{'path':<8}{'tokens/s':>10}{'of bare':>9}{'TTFT p50':>11}{'added':>10}")
-    for path, kinds in median.items():
-        share, added = kinds["tokens_per_s"] / bare["tokens_per_s"], kinds["ttft"] - bare["ttft"]
-        print(f"{path:<8}{kinds['tokens_per_s']:>10.1f}{share:>8.1%}{kinds['ttft']:>8.2f} ms{added:>7.2f} ms")
+    for path in ("bare", "router", "http"):
+        rate = statistics.median(figures[path].tokens_per_s for figures in rounds)
+        share = statistics.median(figures[path].tokens_per_s / figures["bare"].tokens_per_s for figures in rounds)
+        ttft = statistics.median(ms for figures in rounds for ms in figures[path].ttfts_ms)
+        pairs = [pair for each in rounds for pair in zip(each[path].ttfts_ms, each["bare"].ttfts_ms, strict=True)]
+        added = statistics.median(ms - bare_ms for ms, bare_ms in pairs)
+        print(f"{path:<8}{rate:>10.1f}{share:>8.1%}{ttft:>8.2f} ms{added:>7.2f} ms")
+        summary |= {f"{path}_tokens_per_s": rate, f"{path}_ttft_p50_ms": ttft}
+        summary |= {f"{path}_share": share, f"{path}_added_ttft_ms": added}
     print(f"goal: http at least {GOAL_SHARE:.0%} of bare, at most {GOAL_ADDED_TTFT_MS:g} ms added")
-    summary: dict[str, object] = {
-        "model": args.checkpoint.name,
-        "dtype": args.dtype,
-        "concurrency": args.concurrency,
-    }
-    for path, kinds in median.items():
-        summary[f"{path}_tokens_per_s"] = kinds["tokens_per_s"]
-        summary[f"{path}_ttft_p50_ms"] = kinds["ttft"]
-    summary["http_share"] = median["http"]["tokens_per_s"] / bare["tokens_per_s"]
-    summary["http_added_ttft_ms"] = median["http"]["ttft"] - bare["ttft"]
-    print(json.dumps(summary))
+    from nfold.cluster.provenance import provenance
+
+    print(json.dumps(summary | {"provenance": provenance().model_dump()}))
 
 
 def main() -> None:
@@ -172,13 +191,14 @@ def main() -> None:
         "--checkpoint", type=Path, help="a Llama in Hugging Face form; default: 168M random weights"
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--slots", type=int, default=32, help="requests in one engine step")
     parser.add_argument("--warmup", type=float, default=5.0, help="seconds")
     parser.add_argument("--window", type=float, default=15.0, help="seconds")
     parser.add_argument("--samples", type=int, default=40, help="requests per TTFT figure")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=8730)
     args = parser.parse_args()
+    args.concurrency = args.slots + args.slots // 4
     with tempfile.TemporaryDirectory() as directory:
         if args.checkpoint is None:
             args.checkpoint = make_checkpoint(Path(directory) / "small-llama", SMALL, args.dtype)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -47,34 +46,31 @@ class Bare:
             self._engine.step()
         return rate
 
-    def ttft_ms(self, samples: int) -> float:
-        times = []
-        for _ in range(samples + 1):
-            begin = time.perf_counter()
-            self._submit(1, max_tokens=1)
-            while not len(self._engine.step()):
-                pass
-            times.append(1e3 * (time.perf_counter() - begin))
-        return statistics.median(times[1:])
+    def ttft_ms(self) -> float:
+        begin = time.perf_counter()
+        self._submit(1, max_tokens=1)
+        while not len(self._engine.step()):
+            pass
+        return 1e3 * (time.perf_counter() - begin)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--dtype", required=True)
-    parser.add_argument("--concurrency", type=int, required=True)
+    parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--core", type=int, required=True)
     args = parser.parse_args()
     os.sched_setaffinity(0, {args.core})
     torch.set_num_threads(1)
     settings = EngineSettings(
-        model_dir=args.checkpoint, dtype=args.dtype, prefix_cache=False, max_num_seqs=args.concurrency
+        model_dir=args.checkpoint, dtype=args.dtype, prefix_cache=False, max_num_seqs=args.slots
     )
     bare = Bare(NativeEngine.load(settings, TpGroup.single(), torch.device("cpu")), vocab_size_of(args.checkpoint))
     for line in sys.stdin:
         question = json.loads(line)
         if question["kind"] == "ttft":
-            figure = bare.ttft_ms(question["samples"])
+            figure = bare.ttft_ms()
         else:
             figure = bare.tokens_per_s(question["concurrency"], question["warmup_s"], question["window_s"])
         print(json.dumps({"figure": figure}), flush=True)

@@ -45,9 +45,16 @@ def make_workload(num_requests: int, vocab_size: int, *, seed: int = 0, max_prom
 
 
 def make_checkpoint(directory: Path, geometry: dict[str, int | bool], dtype: str) -> Path:
-    """A Llama with random weights (seed 0) in the Hugging Face format."""
+    """A Llama with random weights (seed 0) in the Hugging Face format; its tokenizer has a word for each id."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    words = Tokenizer(models.WordLevel({f"w{id}": id for id in range(geometry["vocab_size"])}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2").save_pretrained(directory)
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**geometry, initializer_range=0.05))
