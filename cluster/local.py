@@ -87,8 +87,7 @@ def _cluster_environment(home: Path, temp_dir: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN": Settings.from_environment().ray_auth_token or auth_token(home),
         "RAY_TMPDIR": str(temp_dir),  # also keeps a bare `ray.init()` elsewhere from joining this cluster
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or clients replace 127.0.0.1 by an address of the network
-        # glibc would give the engine's tensors back to the kernel and fetch zeroed pages anew at every step, which
-        # costs two replicas on two cores a sixth of their tokens.
+        # glibc would give the engine's tensors back to the kernel and fetch zeroed pages anew at every step.
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
         "MALLOC_TRIM_THRESHOLD_": str(8 << 30),

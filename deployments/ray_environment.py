@@ -28,7 +28,7 @@ _SERVE = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
-    # The controller looks every 0.1 s by default, which takes 3 % of a core from the replicas of a small machine.
+    # The controller looks every 0.1 s by default, at the cost of the replicas of a small machine.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's workers are nice to others by default (15); engines and gateways are what the machine is for.
