@@ -11,7 +11,7 @@ from ..models.errors import OverloadedError, UnavailableError
 from .replica_connections import ReplicaConnections
 from .request_table import Request, RequestTable
 from .router_state import Model, Replica
-from .routing_policy import assign, known_speeds, retry_after_s
+from .routing_policy import Candidates, assign, known_speeds, retry_after_s
 from .wire import Abort, Submit
 
 
@@ -64,15 +64,17 @@ class Dispatcher:
         replicas = [replica for replica in model.replicas if replica.accepts]
         speeds = known_speeds([replica.tokens_per_s() for replica in replicas])
         mean_cost = model.queued_tokens / len(model.queue)
-        candidates = [
-            replica.candidate(self._overcommit, speed, mean_cost)
-            for replica, speed in zip(replicas, speeds, strict=True)
-        ]
-        room = sum(max(0, candidate.room) for candidate in candidates)
-        requests = list(islice(model.queue.values(), room))
-        for request, chosen in zip(requests, assign([r.cost for r in requests], candidates), strict=True):
+        candidates = Candidates(
+            room=np.array([replica.room(self._overcommit) for replica in replicas], np.int64),
+            outstanding_tokens=np.array([replica.tokens_to_compute(mean_cost) for replica in replicas], np.float64),
+            tokens_per_s=np.array(speeds, np.float64),
+            delay_s=np.zeros(len(replicas)),
+        )
+        requests = list(islice(model.queue.values(), int(np.maximum(candidates.room, 0).sum())))
+        chosen = assign(np.array([request.cost for request in requests], np.float64), candidates)
+        for request, index in zip(requests, chosen.tolist(), strict=True):
             model.dequeue(request)
-            replicas[chosen].take(request, self._table.num_emitted(request))
+            replicas[index].take(request, self._table.num_emitted(request))
 
     def _send_outbox(self, replica: Replica) -> bool:
         requests = [request for request in replica.outbox if request.replica_id == replica.replica_id]

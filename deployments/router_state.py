@@ -8,7 +8,7 @@ from ..models.engine.protocol import StepRecord
 from .addresses import ReplicaAddress
 from .request_table import Request
 from .router_stats import Histogram, ModelSnapshot, PoolSnapshot, ReplicaSnapshot
-from .routing_policy import Candidate, OutputLength, StepCurve, limit_in_flight, observe_slowness, tokens_per_s
+from .routing_policy import OutputLength, StepCurve, limit_in_flight, observe_slowness, tokens_per_s
 from .wire import ReplicaStatus
 
 
@@ -108,10 +108,10 @@ class Replica:
         limit = limit_in_flight(self.address.max_num_seqs, overcommit)
         return limit - len(self.in_flight) - self.num_others if self.accepts else 0
 
-    def candidate(self, overcommit: float, speed: float, mean_cost: float) -> Candidate:
-        """As the policy sees it; `mean_cost` is reckoned for each request of other routers."""
+    def tokens_to_compute(self, mean_cost: float) -> float:
+        """Outstanding here; `mean_cost` is reckoned for each request of other routers."""
         own = max(self.outstanding_tokens, len(self.in_flight))  # answers may be longer than expected
-        return Candidate(self.room(overcommit), own + self.num_others * mean_cost, speed)
+        return own + self.num_others * mean_cost
 
     def take(self, request: Request, num_emitted: int) -> None:
         """The request will be sent here."""

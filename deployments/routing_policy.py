@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 # Steps of the whole pool and of one replica after which an observation counts half.
 CURVE_HALF_LIFE_STEPS = 200.0
@@ -113,42 +117,50 @@ def limit_in_flight(max_num_seqs: int, overcommit: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A replica that may take requests.
+class Candidates:
+    """The replicas that may take requests; all arrays [K].
 
     Attributes:
-        room: requests that it may take now; 0 or less is none.
-        outstanding_tokens: prompt and expected output tokens that it still has to compute.
-        tokens_per_s: its speed.
+        room: requests that each may take now; 0 or less is none.
+        outstanding_tokens: prompt and expected output tokens that each still has to compute.
+        tokens_per_s: their speeds, above 0.
+        delay_s: one way to each, on top of what is computed; 0 where it is not known.
     """
 
-    room: int
-    outstanding_tokens: float
-    tokens_per_s: float
+    room: I64
+    outstanding_tokens: F64
+    tokens_per_s: F64
+    delay_s: F64
 
 
-def assign(costs: Sequence[float], candidates: Sequence[Candidate]) -> list[int]:
-    """Spread a queue over candidates, first come first served.
+def assign(costs: F64, candidates: Candidates, preferred: I64 | None = None, guard_s: float = 0.0) -> I64:
+    """Spread a queue over candidates, first come first served, each to where it is expected to finish first.
 
     Args:
-        costs: prompt and expected output tokens per request, in queue order.
+        costs: [N] prompt and expected output tokens per request, in queue order.
+        preferred: [N] the candidate that each would rather have, -1 for none.
+        guard_s: by how much later than elsewhere it may finish there and still get it.
 
     Returns:
-        The candidate of each request, for as many requests from the queue's head as there is room.
+        [M] the candidate of each of the first M requests: of as many from the queue's head as there is room.
     """
-    if not candidates:
-        return []
-    room = [candidate.room for candidate in candidates]
-    outstanding = np.array([candidate.outstanding_tokens for candidate in candidates], np.float64)
-    seconds_per_token = 1.0 / np.array([candidate.tokens_per_s for candidate in candidates], np.float64)
-    finish_s = outstanding * seconds_per_token
-    finish_s[np.array(room) <= 0] = np.inf
-    chosen: list[int] = []
-    for cost in costs[: sum(max(0, free) for free in room)]:
-        best = int(np.argmin(finish_s + cost * seconds_per_token))
-        chosen.append(best)
+    count = min(len(costs), int(np.maximum(candidates.room, 0).sum()))
+    chosen = np.empty(count, np.int64)
+    seconds_per_token = 1.0 / candidates.tokens_per_s
+    free_s = candidates.delay_s + candidates.outstanding_tokens * seconds_per_token
+    free_s[candidates.room <= 0] = np.inf
+    finish_s = np.empty_like(free_s)
+    room: list[int] = candidates.room.tolist()
+    wished: list[int] | None = None if preferred is None else preferred.tolist()
+    for i, cost in enumerate(costs[:count].tolist()):
+        np.multiply(seconds_per_token, cost, out=finish_s)
+        np.add(finish_s, free_s, out=finish_s)
+        best = int(finish_s.argmin())
+        if wished is not None and (wish := wished[i]) >= 0 and finish_s[wish] <= finish_s[best] + guard_s:
+            best = wish
+        chosen[i] = best
         room[best] -= 1
-        finish_s[best] = np.inf if room[best] == 0 else finish_s[best] + cost * seconds_per_token[best]
+        free_s[best] = finish_s[best] if room[best] > 0 else np.inf
     return chosen
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from nfold.deployments.routing_policy import (
     MAX_RETRY_AFTER_S,
-    Candidate,
+    Candidates,
     OutputLength,
     StepCurve,
     assign,
@@ -16,6 +16,12 @@ from nfold.deployments.routing_policy import (
 )
 
 FREE = 1000
+
+
+def candidates_of(*replicas: tuple[float, ...]) -> Candidates:
+    """Each is (room, outstanding tokens, tokens/s) and may have a delay."""
+    rows = np.array([(*replica, 0.0)[:4] for replica in replicas], np.float64).reshape(-1, 4)
+    return Candidates(rows[:, 0].astype(np.int64), rows[:, 1], rows[:, 2], rows[:, 3])
 
 
 def curve_of(*steps: tuple[int, float], times: int = 1) -> StepCurve:
@@ -39,19 +45,24 @@ ASSIGNMENTS = {
     "nothing to a full one": ([10.0, 10.0], [(0, 0, 1), (FREE, 900, 1)], [1, 1]),
     "an overfull one is full": ([10.0], [(-3, 0, 1)], []),
     "as many as there is room": ([10.0] * 5, [(1, 0, 1), (2, 0, 1)], [0, 1, 1]),
+    "one far away gets what it finishes sooner all the same": (
+        [10.0] * 4,
+        [(FREE, 0, 1, 15), (FREE, 0, 1)],
+        [1, 1, 0, 1],
+    ),
     "long and short": ([100.0, 10.0, 10.0, 10.0], [(FREE, 0, 1), (FREE, 0, 1)], [0, 1, 1, 1]),
 }
 
 
 @pytest.mark.parametrize(("costs", "replicas", "chosen"), ASSIGNMENTS.values(), ids=ASSIGNMENTS.keys())
-def test_assign(costs: list[float], replicas: list[tuple[int, float, float]], chosen: list[int]) -> None:
-    assert assign(costs, [Candidate(*replica) for replica in replicas]) == chosen
+def test_assign(costs: list[float], replicas: list[tuple[float, ...]], chosen: list[int]) -> None:
+    assert assign(np.array(costs, np.float64), candidates_of(*replicas)).tolist() == chosen
 
 
 def test_a_pool_of_two_speeds_ends_together() -> None:
     """200 equal requests over speeds 1 : 3 finish at the same time, within one request."""
     speeds = [100.0, 300.0]
-    chosen = assign([50.0] * 200, [Candidate(FREE, 0.0, speed) for speed in speeds])
+    chosen = assign(np.full(200, 50.0), candidates_of(*((FREE, 0.0, speed) for speed in speeds))).tolist()
 
     finish_s = [chosen.count(i) * 50.0 / speed for i, speed in enumerate(speeds)]
     assert abs(finish_s[0] - finish_s[1]) <= 50.0 / min(speeds)
