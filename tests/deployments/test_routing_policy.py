@@ -2,6 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nfold.deployments.routing_policy import (
     MAX_RETRY_AFTER_S,
     Candidates,
@@ -57,6 +59,36 @@ ASSIGNMENTS = {
 @pytest.mark.parametrize(("costs", "replicas", "chosen"), ASSIGNMENTS.values(), ids=ASSIGNMENTS.keys())
 def test_assign(costs: list[float], replicas: list[tuple[float, ...]], chosen: list[int]) -> None:
     assert assign(np.array(costs, np.float64), candidates_of(*replicas)).tolist() == chosen
+
+
+REPLICAS = st.tuples(
+    st.integers(-2, 20), st.integers(0, 3000), st.sampled_from([1.0, 2.0, 4.0, 8.0]), st.integers(0, 50)
+)
+
+
+@given(
+    costs=st.lists(st.integers(1, 2000), max_size=60),
+    replicas=st.lists(REPLICAS, max_size=9),
+)
+def test_assign_is_the_plain_greedy_rule(costs: list[int], replicas: list[tuple[float, ...]]) -> None:
+    """Against a reference with one request and one replica at a time."""
+    room = [int(replica[0]) for replica in replicas]
+    outstanding = [replica[1] for replica in replicas]
+    expected: list[int] = []
+    for cost in costs:
+        finish_s = {
+            i: delay_s + (outstanding[i] + cost) / speed
+            for i, (_, _, speed, delay_s) in enumerate(replicas)
+            if room[i] > 0
+        }
+        if not finish_s:
+            break
+        best = min(finish_s, key=lambda i: (finish_s[i], i))
+        expected.append(best)
+        room[best] -= 1
+        outstanding[best] += cost
+
+    assert assign(np.array(costs, np.float64), candidates_of(*replicas)).tolist() == expected
 
 
 def test_a_pool_of_two_speeds_ends_together() -> None:

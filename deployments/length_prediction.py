@@ -1,0 +1,147 @@
+"""How long answers will be, from those that a model has given: a decayed histogram, by length of the prompt.
+
+All that is asked follows from the survival S(e), the share of answers longer than e tokens, and its sum
+from there on, R(e) = S(e) + S(e + 1) + ...:
+
+    expected tokens, at most c             R(0) - R(c)
+    expected remaining ones after e        (R(e) - R(c)) / S(e)
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+Lens = NDArray[np.integer]
+
+# What is expected before answers were seen, and past the longest seen. It weighs as much as this many answers.
+PRIOR_TOKENS = 256.0
+PRIOR_WEIGHT = 0.05
+HALF_LIFE_ANSWERS = 2000.0
+# Answers seen since the tables were made, in shares of all: then they are made anew.
+_REFRESH_SHARE = 0.01
+_BINS_PER_OCTAVE = 8
+_NUM_OCTAVES = 20
+_NUM_PROMPT_BUCKETS = 18
+
+
+def _edges() -> F64:
+    """0, 1, 2, ... and then eight to an octave: bin i holds the answers in (edges[i], edges[i + 1]]."""
+    fine = 2.0 ** (np.arange(_NUM_OCTAVES * _BINS_PER_OCTAVE + 1) / _BINS_PER_OCTAVE)
+    return np.unique(np.concatenate(([0.0], np.rint(fine))))
+
+
+_EDGES = _edges()
+_WIDTHS = np.diff(_EDGES)
+_NUM_BINS = len(_WIDTHS)
+_ANY_PROMPT = _NUM_PROMPT_BUCKETS  # the row of all prompts together
+
+
+class LengthPrediction:
+    """What one model's answers have been like."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((_NUM_PROMPT_BUCKETS, _NUM_BINS))
+        self._sums = np.zeros((_NUM_PROMPT_BUCKETS, _NUM_BINS))
+        self._weight = 0.0
+        self._num_new = 0.0
+        self._share = np.zeros(_NUM_PROMPT_BUCKETS)
+        self._survival, self._rest = _tables(self._counts, self._sums)
+
+    def observe(self, prompt_lens: Lens, answer_lens: Lens) -> None:
+        """Answers that ended, [N] each. Leave out those that could not end by themselves: they tell nothing."""
+        count = len(answer_lens)
+        if count == 0:
+            return
+        keep = 0.5 ** (count / HALF_LIFE_ANSWERS)
+        self._counts *= keep
+        self._sums *= keep
+        lens = np.clip(answer_lens, 1, _EDGES[-1])
+        cells = _bucket(prompt_lens) * _NUM_BINS + np.searchsorted(_EDGES, lens) - 1
+        size = self._counts.size
+        self._counts += np.bincount(cells, minlength=size).reshape(self._counts.shape)
+        self._sums += np.bincount(cells, weights=lens, minlength=size).reshape(self._sums.shape)
+        self._weight = self._weight * keep + count
+        self._num_new += count
+
+    def expected(self, prompt_lens: Lens, max_tokens: Lens) -> F64:
+        """[N] tokens expected of answers to prompts of these lengths, at most `max_tokens` each."""
+        return self.remaining(prompt_lens, np.zeros(len(prompt_lens), np.int64), max_tokens)
+
+    def remaining(self, prompt_lens: Lens, emitted: Lens, max_tokens: Lens) -> F64:
+        """[N] tokens expected after those already emitted, at least 1 and at most what `max_tokens` leaves."""
+        self._refresh()
+        bucket = _bucket(prompt_lens)
+        share = self._share[bucket]
+        of_bucket = self._remaining_in(bucket, emitted, max_tokens)
+        of_all = self._remaining_in(np.full(len(bucket), _ANY_PROMPT), emitted, max_tokens)
+        return np.maximum(share * of_bucket + (1.0 - share) * of_all, 1.0)
+
+    def longest_of(self, num_answers: float) -> float:
+        """Tokens that of so many answers about one exceeds."""
+        self._refresh()
+        survival = self._survival[_ANY_PROMPT]
+        return float(np.interp(-1.0 / max(num_answers, 1.0), -survival, _EDGES))
+
+    def _remaining_in(self, rows: I64, emitted: Lens, max_tokens: Lens) -> F64:
+        begin = np.clip(emitted, 0, _EDGES[-2])
+        end = np.clip(max_tokens, begin, _EDGES[-1])
+        survival = np.maximum(_at(self._survival, rows, begin), 1e-300)
+        tokens = (_at(self._rest, rows, begin) - _at(self._rest, rows, end)) / survival
+        return np.minimum(tokens, np.maximum(max_tokens - emitted, 1))
+
+    def _refresh(self) -> None:
+        if self._num_new <= _REFRESH_SHARE * self._weight:
+            return
+        self._num_new = 0.0
+        self._survival, self._rest = _tables(self._counts, self._sums)
+        self._share = _share_of_bucket(self._counts, self._sums)
+
+
+def _bucket(prompt_lens: Lens) -> I64:
+    """One per octave."""
+    return np.minimum(np.log2(np.maximum(prompt_lens, 1)).astype(np.int64), _NUM_PROMPT_BUCKETS - 1)
+
+
+def _at(table: F64, rows: I64, tokens: Lens | F64) -> F64:
+    """Linear between edges."""
+    bins = np.clip(np.searchsorted(_EDGES, tokens, side="right") - 1, 0, _NUM_BINS - 1)
+    left = table[rows, bins]
+    return left + (table[rows, bins + 1] - left) * (tokens - _EDGES[bins]) / _WIDTHS[bins]
+
+
+def _tables(counts: F64, sums: F64) -> tuple[F64, F64]:
+    """S and R at the edges, [buckets + 1, bins + 1]; the last row is of all prompts. Exact at the edges."""
+    counts, sums = (np.concatenate((part, part.sum(axis=0, keepdims=True))) for part in (counts, sums))
+    longer = np.exp(-_EDGES / PRIOR_TOKENS)
+    prior_sums = PRIOR_TOKENS * -np.diff(longer) + _EDGES[:-1] * longer[:-1] - _EDGES[1:] * longer[1:]
+    counts = counts + PRIOR_WEIGHT * -np.diff(longer)
+    sums = sums + PRIOR_WEIGHT * prior_sums
+    total = counts.sum(axis=1, keepdims=True)
+    survival, rest = np.zeros((2, len(counts), _NUM_BINS + 1))
+    survival[:, :-1] = _sum_from_right(counts / total)
+    rest[:, :-1] = _sum_from_right((sums - counts * _EDGES[:-1]) / total + _WIDTHS * survival[:, 1:])
+    return survival, rest
+
+
+def _sum_from_right(values: F64) -> F64:
+    return np.cumsum(values[:, ::-1], axis=1)[:, ::-1]
+
+
+def _share_of_bucket(counts: F64, sums: F64) -> F64:
+    """[buckets] how much a bucket's own mean counts against that of all: none where buckets differ by chance only.
+
+    Empirical Bayes: the variance of answers within buckets against the variance of the buckets' means.
+    """
+    weight = counts.sum(axis=1)
+    if weight.sum() <= 2.0:
+        return np.zeros(len(weight))
+    means = sums.sum(axis=1) / np.maximum(weight, 1e-12)
+    squares = (sums**2 / np.maximum(counts, 1e-12)).sum(axis=1)
+    all_mean = sums.sum() / weight.sum()
+    within = max(float((squares - weight * means**2).sum() / weight.sum()), 1e-9)
+    used = weight > 1e-9
+    spread = float((weight * (means - all_mean) ** 2).sum()) - within * max(int(used.sum()) - 1, 0)
+    between = max(spread / float(weight.sum()), 0.0)
+    return between / (between + within / np.maximum(weight, 1e-12))
