@@ -1,25 +1,75 @@
 """nfold's one YAML: what is served (`deployments/config.py`) and on which cluster."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ..deployments.config import EMBEDDED_MODEL, PositiveInt, Section, ServedModelConfig, ServiceConfig
+from ..deployments.config import (
+    EMBEDDED_MODEL,
+    SIMULATED_MODEL,
+    PositiveInt,
+    Section,
+    ServedModelConfig,
+    ServiceConfig,
+)
+from ..models.engine.simulated.profile import profile_names
 from .config_errors import config_error
 from .yaml_file import read_yaml
 
 
-class LocalClusterConfig(Section):
-    """Several Ray nodes on this machine, each with CPU cores of its own.
+class SimulatedNodesConfig(Section):
+    """Nodes of one kind whose accelerators are simulated: Ray places engines on them as on any other.
 
     Attributes:
-        nodes: how many to start with; the first is the head and serves too.
+        accelerator: that of a profile, such as `MI355X`.
+        nodes: simulated nodes.
+        accelerators: healthy accelerators of each.
+        hosts_per_ray_node: simulated nodes that one Ray node carries; each stays a process of its own. A Ray node
+            takes some 150 MB and a second or two to start.
+    """
+
+    accelerator: str
+    nodes: PositiveInt = 1
+    accelerators: PositiveInt = 8
+    hosts_per_ray_node: PositiveInt = 1
+
+    @field_validator("accelerator")
+    @classmethod
+    def _is_simulated(cls, name: str) -> str:
+        known = sorted({profile.split("--")[0] for profile in profile_names()})
+        if name not in known:
+            raise ValueError(f"must be one of {', '.join(known)}, which there are profiles of")
+        return name
+
+
+class LocalClusterConfig(Section):
+    """Several Ray nodes on this machine.
+
+    Attributes:
+        simulated_nodes: nodes with simulated accelerators and no cores; they come after those with cores.
+        nodes: how many to start with that have CPU cores of their own; 2, or none beside simulated ones. The first
+            Ray node of all is the head, and serves too.
         cores_per_node: `auto` shares this machine's cores evenly, one per node at least.
     """
 
-    nodes: PositiveInt = 2
+    simulated_nodes: tuple[SimulatedNodesConfig, ...] = ()
+    nodes: Annotated[int, Field(ge=0)] = 2
     cores_per_node: Literal["auto"] | PositiveInt = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _simulated_nodes_stand_alone(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "simulated_nodes" in data:
+            return {"nodes": 0, **data}
+        return data  # pyright: ignore[reportUnknownVariableType]
+
+    @field_validator("nodes")
+    @classmethod
+    def _has_a_node(cls, nodes: int, info: ValidationInfo) -> int:
+        if not nodes and not info.data.get("simulated_nodes"):
+            raise ValueError("should be greater than or equal to 1 where there are no simulated_nodes")
+        return nodes
 
 
 class ClusterConfig(Section):
@@ -80,6 +130,6 @@ def load_config(path: Path) -> NfoldConfig:
 
 def _with_full_path(model: ServedModelConfig, folder: Path) -> ServedModelConfig:
     """Replicas run in another folder than the command line; `~` is left to each node."""
-    if model.path == EMBEDDED_MODEL or model.path.startswith("~"):
+    if model.path in (EMBEDDED_MODEL, SIMULATED_MODEL) or model.path.startswith("~"):
         return model
     return model.model_copy(update={"path": str((folder / model.path).resolve())})

@@ -21,6 +21,7 @@ from ..models.errors import StateError
 from ..models.settings import Settings
 from .config import LocalClusterConfig, NfoldConfig
 from .local_cores import cores_per_node
+from .local_shape import ray_nodes
 from .orders import Orders
 from .run_state import LocalNode, LocalRun, RunState, auth_token, clean_if_dead, find_run, run_directory
 
@@ -52,11 +53,15 @@ def plan_local(config: NfoldConfig, local: LocalClusterConfig, home: Path) -> Or
     Raises:
         ConfigError: more cores are wanted than this machine has.
     """
-    cores = cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), local.nodes)
+    cores = cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), max(1, local.nodes))
     temp_dir = Path(tempfile.mkdtemp(prefix="nfold-", dir=TEMP_PARENT))
     environment = ray_environment(config.http, temp_dir) | _cluster_environment(home, temp_dir)
     return Orders(
-        config=config, num_nodes=local.nodes, cores_per_node=cores, temp_dir=temp_dir, environment=environment
+        config=config,
+        nodes=ray_nodes(local, cores),
+        cores_per_node=cores,
+        temp_dir=temp_dir,
+        environment=environment,
     )
 
 
@@ -84,7 +89,7 @@ def start_local(orders: Orders, home: Path, progress: Progress) -> RunState:
         )
     try:
         _hand_over(process, orders)
-        _await_start(process, directory, START_TIMEOUT_S + orders.num_nodes * NODE_TIMEOUT_S, progress)
+        _await_start(process, directory, START_TIMEOUT_S + len(orders.nodes) * NODE_TIMEOUT_S, progress)
     except BaseException:
         process.terminate()
         process.wait(STOP_TIMEOUT_S)

@@ -11,23 +11,20 @@ from ray.cluster_utils import Cluster
 
 from ..deployments.cores import CORES_LABEL, format_cores
 from .local_cores import next_cores
+from .local_shape import RayNodeShape
 from .run_state import LocalNode
 
 LOOPBACK = "127.0.0.1"
+JOIN_TIMEOUT_S = 10.0  # a node's share of the time that all have to join
 OBJECT_STORE_BYTES = 80 << 20  # tokens do not travel through it
 # No web page, no autoscaler, no logs sent to drivers: cores are few, and nodes should have all of theirs.
 HEAD_ARGUMENTS = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
 
 
 class LocalNodes:
-    """Starts and stops Ray nodes on this machine.
+    """Starts and stops Ray nodes on this machine."""
 
-    Args:
-        cores_per_node: CPU cores of each.
-    """
-
-    def __init__(self, cores_per_node: int) -> None:
-        self._cores_per_node = cores_per_node
+    def __init__(self) -> None:
         self._available = sorted(os.sched_getaffinity(0))
         self._cluster = Cluster()
         self._nodes: dict[str, tuple[LocalNode, ray._private.node.Node]] = {}
@@ -47,23 +44,33 @@ class LocalNodes:
         head = self._cluster.head_node
         return head is not None and not {"gcs_server", "raylet"} & {kind for kind, _ in head.dead_processes()}
 
-    def add(self) -> LocalNode:
-        """Start one node; the first is the head. Returns when the cluster knows it."""
-        cores, shares = next_cores(self._available, self._cores_per_node, [node.cores for node in self.nodes])
+    def add(self, shape: RayNodeShape, *, wait: bool = True) -> LocalNode:
+        """Start one node; the first is the head.
+
+        Args:
+            wait: until the cluster knows it; else see `wait_until_known`.
+        """
+        cores, shares = next_cores(self._available, shape.num_cores, [node.cores for node in self.nodes])
         name = next(name for index in range(len(self._nodes) + 1) if (name := f"node-{index}") not in self._nodes)
         ray_node = self._cluster.add_node(
+            wait=wait or not self._nodes,
             node_name=name,
             node_ip_address=LOOPBACK,
             num_cpus=len(cores),
             num_gpus=0,
+            resources=shape.resources,
             object_store_memory=OBJECT_STORE_BYTES,
-            labels={CORES_LABEL: format_cores(cores)},
+            labels={CORES_LABEL: format_cores(cores)} if cores else {},
             dashboard_agent_listen_port=0,
             **HEAD_ARGUMENTS if not self._nodes else {},
         )
         node = LocalNode(name=name, node_id=ray_node.node_id, cores=cores, shares_cores=shares)
         self._nodes[name] = (node, ray_node)
         return node
+
+    def wait_until_known(self) -> None:
+        """Until the cluster knows all nodes that were started. Raises TimeoutError."""
+        self._cluster.wait_for_nodes(JOIN_TIMEOUT_S + JOIN_TIMEOUT_S * len(self._nodes))
 
     def remove(self, name: str) -> None:
         """Stop one node, which must not be the head. Its replicas should have drained before."""

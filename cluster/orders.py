@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from .config import NfoldConfig
+from .local_shape import RayNodeShape
 
 SOCKET_NAME = "supervisor.sock"
 
@@ -13,6 +14,8 @@ class Orders(BaseModel):
     """A local cluster to start.
 
     Attributes:
+        nodes: to start with, the head first.
+        cores_per_node: of nodes that are added later.
         temp_dir: where Ray and the supervisor keep sockets and logs; goes away with them.
         environment: what Ray's processes and their clients need in theirs.
     """
@@ -20,7 +23,7 @@ class Orders(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config: NfoldConfig
-    num_nodes: int
+    nodes: tuple[RayNodeShape, ...]
     cores_per_node: int
     temp_dir: Path
     environment: dict[str, str]

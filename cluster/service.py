@@ -17,6 +17,7 @@ from ..models.errors import StateError
 from . import local as local_cluster
 from .config import LocalClusterConfig, NfoldConfig
 from .connect import apply_environment, connect, disconnect
+from .local_shape import expected_nodes
 from .run_state import RunState, check_not_running, find_run, forget_state, run_directory, write_state
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _start_local(config: NfoldConfig, local: LocalClusterConfig, home: Path, pro
     orders = local_cluster.plan_local(config, local, home)
     try:
         apply_environment(orders.environment)
-        _check_plan(config, expected_nodes(orders.num_nodes, orders.cores_per_node))
+        _check_plan(config, expected_nodes(orders.nodes))
     except BaseException:
         shutil.rmtree(orders.temp_dir)
         raise
@@ -75,17 +76,6 @@ def _join(config: NfoldConfig, home: Path) -> RunState:
     )
     write_state(run_directory(home, config.name), state)
     return state
-
-
-def expected_nodes(num_nodes: int, cores_per_node: int) -> "list[NodeResources]":
-    """What a local cluster will have, to check placement before it starts."""
-    from ..deployments.placement import NodeResources
-
-    cpus = {"CPU": float(cores_per_node)}
-    return [
-        NodeResources(node_id=name, name=name, address="127.0.0.1", total=cpus, free=cpus, labels={})
-        for name in (f"node-{index}" for index in range(num_nodes))
-    ]
 
 
 def _check_plan(config: NfoldConfig, nodes: "Sequence[NodeResources]") -> None:

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any, cast
 
 from .local_nodes import LocalNodes
+from .local_shape import RayNodeShape
 from .orders import Orders
 from .processes import end_session
 from .run_state import LocalRun, RunState, forget_state, try_lock, write_state
@@ -73,7 +74,7 @@ class Supervisor(socketserver.UnixStreamServer):
     def answer(self, request: dict[str, Any]) -> dict[str, object]:
         match request:
             case {"do": "add_node"}:
-                node = self._nodes.add()
+                node = self._nodes.add(RayNodeShape(num_cores=self._orders.cores_per_node))
                 self._take_signals()
                 self.record()
                 return {"node": node.model_dump()}
@@ -138,11 +139,12 @@ def main() -> None:
 
 
 def _supervise(directory: Path, orders: Orders, tell: Tell) -> None:
-    nodes = LocalNodes(orders.cores_per_node)
+    nodes = LocalNodes()
     try:
-        for number in range(orders.num_nodes):
-            tell({"progress": f"starting node {number + 1} of {orders.num_nodes}"})
-            nodes.add()
+        for number, shape in enumerate(orders.nodes, 1):
+            tell({"progress": f"starting node {number} of {len(orders.nodes)}"})
+            nodes.add(shape, wait=False)
+        nodes.wait_until_known()
         with Supervisor(directory, orders, nodes) as supervisor:
             supervisor.record()
             tell({"ready": True})

@@ -6,6 +6,7 @@ Import this only where `ray_environment` is in the environment: Ray Serve reads 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import serve
@@ -20,8 +21,10 @@ from . import discovery
 from .config import ServedModelConfig, ServiceConfig, pool_name
 from .gateway import GATEWAYS, Gateway
 from .nodes import alive_nodes
-from .placement import CPU, PLACEMENT_STRATEGY, NodeResources, bundles, check_fit
-from .replica import PoolReplica, ReplicaSpec
+from .placement import CPU, GPU, PLACEMENT_STRATEGY, NodeResources, bundles, check_fit
+from .replica import PoolReplica
+from .replica_spec import ReplicaSpec
+from .simulated_config import SIMULATED_PREFIX
 
 # Serve's own queues stay out of the way: the router holds the one that counts.
 UNLIMITED = 1_000_000
@@ -54,7 +57,8 @@ def plan_service(config: ServiceConfig, nodes: Sequence[NodeResources]) -> Servi
         PlacementError: a pool does not fit the nodes.
     """
     for index, model in enumerate(config.models):
-        _check_model(f"models[{index}]", model)
+        if model.simulated is None:  # else the config was all there is to check
+            _check_model(f"models[{index}]", model)
     num_machines = len({node.address for node in nodes})
     return ServicePlan(check_fit(config.pools, nodes), num_machines, num_machines == len(nodes))
 
@@ -161,10 +165,11 @@ def _scale(service: str, deployment: str, num_replicas: int) -> None:
     )
 
 
-def _first_bundle(all_bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _first_bundle(all_bundles: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Rank 0 is Serve's own actor and takes what bundle 0 has."""
     first = all_bundles[0]
-    return {"num_cpus": first.get(CPU, 0), "num_gpus": first.get("GPU", 0)}
+    resources = {name: amount for name, amount in first.items() if name.startswith(SIMULATED_PREFIX)}
+    return {"num_cpus": first.get(CPU, 0), "num_gpus": first.get(GPU, 0), "resources": resources}
 
 
 def _check_model(field: str, model: ServedModelConfig) -> None:

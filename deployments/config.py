@@ -2,11 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..models.errors import ConfigError
+from .simulated_config import SIMULATED_PREFIX, SimulatedConfig
+
 EMBEDDED_MODEL = "embedded"
+SIMULATED_MODEL = "simulated"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -43,6 +47,8 @@ class EngineConfig(Section):
     """Settings of every replica's engine of one model.
 
     Attributes:
+        engine: `native` computes; `simulated` takes the time that published results say, with their settings.
+        simulated: of a simulated engine.
         dtype: `auto` takes the checkpoint's.
         max_model_len: most tokens of prompt + answer; None takes the model's.
         max_num_seqs: most requests in one step.
@@ -52,7 +58,8 @@ class EngineConfig(Section):
         prefix_cache: reuse KV blocks of equal prompt beginnings (MLPerf forbids it).
     """
 
-    engine: Literal["native"] = "native"
+    engine: Literal["native", "simulated"] = "native"
+    simulated: SimulatedConfig | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     max_model_len: PositiveInt | None = None
     max_num_seqs: PositiveInt = 256
@@ -61,15 +68,30 @@ class EngineConfig(Section):
     kv_cache_bytes: PositiveInt | None = None
     prefix_cache: bool = True
 
+    @model_validator(mode="after")
+    def _settings_fit_the_engine(self) -> Self:
+        if self.engine == "native":
+            if self.simulated is not None:
+                raise ValueError("the section simulated needs `engine: simulated` beside it")
+            return self
+        if self.simulated is None:
+            object.__setattr__(self, "simulated", SimulatedConfig())
+        for name, field in EngineConfig.model_fields.items():
+            if name not in ("engine", "simulated", "max_model_len") and getattr(self, name) != field.default:
+                raise ValueError(f"{name} of a simulated engine comes from its profile and scenario; leave it out")
+        return self
+
 
 class PoolConfig(Section):
     """The replicas of one model on one accelerator: one Ray Serve deployment.
 
     Attributes:
-        accelerator: `CPU`, or the type that Ray names, such as `AMD-Instinct-MI355X-OAM`, or `GPU` for any.
+        accelerator: `CPU`, or the type that Ray names, such as `AMD-Instinct-MI355X-OAM`, or `GPU` for any. With
+            simulated engines, that of a profile: `MI355X`, which then goes by the name `simulated-MI355X`.
         tp: ranks of a replica, one accelerator each.
         cores_per_rank: CPU cores that each rank is pinned to in a CPU pool.
-        num_replicas: how many to start with; None fills the nodes that are there.
+        num_replicas: how many to start with; None fills the nodes that are there. With simulated engines, the
+            simulated nodes, each of which serves with all its accelerators.
     """
 
     accelerator: str = "CPU"
@@ -77,13 +99,18 @@ class PoolConfig(Section):
     cores_per_rank: PositiveInt = 1
     num_replicas: PositiveInt | None = None
 
+    @property
+    def is_simulated(self) -> bool:
+        return self.accelerator.startswith(SIMULATED_PREFIX)
+
 
 class ServedModelConfig(Section):
     """One served model.
 
     Attributes:
         name: what clients ask for.
-        path: a Hugging Face directory on every node, or `embedded` for the model that comes with nfold.
+        path: a Hugging Face directory on every node, `embedded` for the model that comes with nfold, or `simulated`
+            for simulated engines, which have none.
         max_queued_requests: requests that wait in a gateway for a free slot before it answers 429.
     """
 
@@ -94,11 +121,38 @@ class ServedModelConfig(Section):
     max_queued_requests: PositiveInt = 1024
 
     @property
+    def simulated(self) -> SimulatedConfig | None:
+        """None when its engines compute."""
+        return self.engine.simulated
+
+    @property
     def directory(self) -> Path:
-        """Where the checkpoint lies."""
-        if self.path == EMBEDDED_MODEL:
+        """Where the checkpoint lies. A simulated model speaks in the tokens of the one that comes with nfold."""
+        if self.path in (EMBEDDED_MODEL, SIMULATED_MODEL):
             return Path(__file__).parent.parent / "models" / "embedded" / "nfold-sums"
         return Path(self.path).expanduser()
+
+    @model_validator(mode="after")
+    def _simulated_engines_have_profiles(self) -> Self:
+        if (self.simulated is None) != (self.path != SIMULATED_MODEL):
+            raise ValueError("`path: simulated` and `engine: {engine: simulated}` go together")
+        if self.simulated is None:
+            wrong = next((pool.accelerator for pool in self.pools if pool.is_simulated), None)
+            if wrong is not None:
+                raise ValueError(f"a pool of {wrong} needs `engine: {{engine: simulated}}`")
+            return self
+        for index, pool in enumerate(self.pools):
+            try:
+                profile = self.simulated.profile(pool.accelerator)
+            except ConfigError as error:
+                raise ValueError(f"pools[{index}]: {error}") from None
+            if pool.tp != 1:
+                raise ValueError(f"pools[{index}].tp: got {pool.tp}; simulated engines have one accelerator each")
+            longest = self.engine.max_model_len
+            if longest is not None and longest > profile.max_model_len:
+                raise ValueError(f"engine.max_model_len: got {longest}; must not exceed {profile.max_model_len}")
+        object.__setattr__(self, "pools", [_named_simulated(pool) for pool in self.pools])
+        return self
 
 
 class ServiceConfig(Section):
@@ -131,6 +185,11 @@ class ServiceConfig(Section):
         if twice:
             raise ValueError(f"a model has one pool per accelerator; {', '.join(twice)} stands twice")
         return self
+
+
+def _named_simulated(pool: PoolConfig) -> PoolConfig:
+    name = SIMULATED_PREFIX + pool.accelerator.removeprefix(SIMULATED_PREFIX)
+    return pool.model_copy(update={"accelerator": name})
 
 
 def pool_name(model: str, pool: PoolConfig) -> str:

@@ -32,6 +32,7 @@ class StartReport:
     Attributes:
         phase: what it does now, for people: `placing ranks`, `loading`, `ready`.
         error: the nfold error that ended the start, else empty.
+        serves: the replicas that gateways reach through it: itself, or the engines of a simulated node.
     """
 
     replica_id: str
@@ -39,6 +40,7 @@ class StartReport:
     node_id: str
     phase: str
     error: str = ""
+    serves: tuple[str, ...] = ()
     at: float = field(default_factory=time.time)
 
 

@@ -1,19 +1,22 @@
 """The replica's side of the data path: one thread, one engine, one message per step and router."""
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-import numpy as np
+from zmq import Socket
 
 from ..models.engine.protocol import Engine, StepOutputs
 from ..models.errors import EngineError
 from .addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys, this_host
 from .gateway_sessions import GatewaySession, GatewaySessions
-from .transport import ReplicaSocket
+from .transport import ReplicaSocket, SocketHost
 from .wire import (
     WIRE_VERSION,
     Abort,
@@ -37,6 +40,15 @@ logger = logging.getLogger(__name__)
 
 # Time for the last tokens and the farewell to leave when the loop ends.
 CLOSING_LINGER_S = 2.0
+
+
+@runtime_checkable
+class PacedEngine(Protocol):
+    """An engine whose steps end by the clock, so that no thread has to wait inside `step`."""
+
+    def next_step_at(self) -> float | None:
+        """When the running step is due; None without work."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +77,7 @@ class EngineService:
 
     Args:
         keys: the service's; None means ipc only.
+        host: shared with other services of the same thread, see `EngineHost`; None makes one of its own.
 
     Raises:
         ConfigError: a socket cannot be bound.
@@ -77,11 +90,12 @@ class EngineService:
         keys: ServiceKeys | None,
         settings: ServiceSettings = ServiceSettings(),
         clock: Callable[[], float] = time.monotonic,
+        host: SocketHost | None = None,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._clock = clock
-        self._socket = ReplicaSocket(identity.replica_id, keys, settings.tcp_host, settings.ipc_parent)
+        self._socket = ReplicaSocket(identity.replica_id, keys, settings.tcp_host, settings.ipc_parent, host)
         self.address = _address_of(engine, identity, self._socket)
         self._sessions = GatewaySessions()
         self._stopping = False
@@ -89,7 +103,8 @@ class EngineService:
         self._draining = False
         self._ended = threading.Event()
         self._failure: Exception | None = None
-        self._status_due_s = clock()
+        self._mark_s = self._status_due_s = clock()
+        self._has_step = False
         self._status = ReplicaStatus(
             stats=engine.stats(),
             idle_s=0.0,
@@ -116,22 +131,29 @@ class EngineService:
 
     def run(self) -> None:
         """Serve until `stop`, until drained, or until the engine fails (see `failure`). Closes the sockets."""
-        reason = "the replica stopped"
-        try:
-            self._serve()
-        except EngineError as error:
-            self._failure = error
-            reason = f"the engine failed: {error}"
-            logger.error("replica %s: %s", self.address.replica_id, reason)
-        except Exception as error:
-            self._failure = error
-            reason = f"the replica failed: {error!r}"
-            raise
-        finally:
-            for session in self._sessions:
-                self._send(session.peer, encode(Goodbye(WIRE_VERSION, reason)))
-            self._socket.close(CLOSING_LINGER_S)
-            self._ended.set()
+        with self._until_the_end():
+            self._mark_s = self._clock()
+            while self._attend():
+                if self._engine.has_work():
+                    self._step()
+                else:
+                    self._socket.wait(self._status_due_s - self._mark_s)
+                    self._idle_s += self._lap()
+
+    def turn(self) -> float:
+        """Instead of `run`, for a paced engine in a shared thread: do what can be done now, without waiting.
+
+        Returns:
+            When the next turn is due, if no message comes before; infinity once the service has ended.
+        """
+        due_s = math.inf
+        with self._until_the_end(unless=lambda: due_s < math.inf):
+            due_s = self._turn()
+        return due_s
+
+    def has_messages(self, ready: "set[Socket[bytes]]") -> bool:
+        """Whether the host's `wait` found messages for this service."""
+        return self._socket.is_in(ready)
 
     def begin_drain(self) -> None:
         """Take nothing new from now on; `run` returns when all requests are finished."""
@@ -141,42 +163,86 @@ class EngineService:
     def drain(self, timeout_s: float) -> bool:
         """`begin_drain`, then wait for `run` to return. False when time ran out."""
         self.begin_drain()
-        return self._ended.wait(timeout_s)
+        return self.wait_ended(timeout_s)
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait for the end of `run`, or of the last `turn`. False when time ran out."""
+        return self._ended.wait(max(0.0, timeout_s))
 
     def stop(self) -> None:
         """Make `run` return after the step in progress; routers continue what was in flight elsewhere."""
         self._stopping = True
         self._socket.wake()
 
-    def _serve(self) -> None:
-        """The loop. Every moment is idle (nothing to compute), busy (inside a step) or overhead (the rest).
+    @contextmanager
+    def _until_the_end(self, unless: Callable[[], bool] = lambda: False) -> Generator[None]:
+        """Says farewell and closes the sockets after what is inside, `unless` it is to go on."""
+        reason = "the replica stopped"
+        try:
+            yield
+        except EngineError as error:
+            self._failure = error
+            reason = f"the engine failed: {error}"
+            logger.error("replica %s: %s", self.address.replica_id, reason)
+        except Exception as error:
+            self._failure = error
+            reason = f"the replica failed: {error!r}"
+            raise
+        finally:
+            if not unless():
+                for session in self._sessions:
+                    self._send(session.peer, encode(Goodbye(WIRE_VERSION, reason)))
+                self._socket.close(CLOSING_LINGER_S)
+                self._ended.set()
+
+    def _turn(self) -> float:
+        """Between turns the paced engine was busy, if it had a step to run, or idle."""
+        passed_s = self._lap()
+        if self._has_step:
+            self._busy_s += passed_s
+        else:
+            self._idle_s += passed_s
+        if not self._attend():
+            return math.inf
+        engine = self._engine
+        assert isinstance(engine, PacedEngine)
+        step_at_s = engine.next_step_at()
+        if step_at_s is not None and step_at_s <= self._mark_s:
+            self._step()
+            step_at_s = engine.next_step_at()
+        self._has_step = step_at_s is not None
+        self._overhead_s += self._lap()
+        return self._status_due_s if step_at_s is None else min(step_at_s, self._status_due_s)
+
+    def _attend(self) -> bool:
+        """Handle all messages and tell the status when it is due. False when the service is to end.
 
         receive ─ step ─ send ─ receive ─ step ─ send ─ receive ─ wait ...
         overhead  busy   overhead         busy   overhead         idle
         """
-        mark_s = self._clock()
-        while not self._stopping:
-            self._receive_all()
-            if self._drain_wanted and not self._draining:
-                self._announce_drain()
-            has_work = self._engine.has_work()
-            if self._draining and not has_work:
-                break
-            start_s = self._clock()
-            if (
-                start_s >= self._status_due_s
-            ):  # right after receiving: a step may have lasted longer than silence may
-                self._tell_status(start_s)
-            self._overhead_s += start_s - mark_s
-            if has_work:
-                outputs = self._engine.step()
-                mark_s = self._clock()
-                self._busy_s += mark_s - start_s
-                self._send_outputs(outputs)
-            else:
-                self._socket.wait(self._status_due_s - start_s)
-                mark_s = self._clock()
-                self._idle_s += mark_s - start_s
+        if self._stopping:
+            return False
+        self._receive_all()
+        if self._drain_wanted and not self._draining:
+            self._announce_drain()
+        if self._draining and not self._engine.has_work():
+            return False
+        now_s = self._clock()
+        if now_s >= self._status_due_s:  # right after receiving: a step may have lasted longer than silence may
+            self._tell_status(now_s)
+        self._overhead_s += self._lap()
+        return True
+
+    def _step(self) -> None:
+        outputs = self._engine.step()
+        self._busy_s += self._lap()
+        self._send_outputs(outputs)
+
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        now_s = self._clock()
+        passed_s, self._mark_s = now_s - self._mark_s, now_s
+        return passed_s
 
     def _receive_all(self) -> None:
         while (received := self._socket.receive()) is not None:
@@ -203,7 +269,7 @@ class EngineService:
                 self._submit(session, message)
             case Abort():
                 ids = session.engine_ids(message.request_ids)
-                session.in_flight.difference_update(ids.tolist())
+                session.in_flight.forget(ids)
                 self._engine.abort(ids)
             case Goodbye():
                 self._close_session(session, "it said goodbye")
@@ -230,8 +296,8 @@ class EngineService:
     def _close_session(self, session: GatewaySession, reason: str) -> None:
         """Abort what the router had here, so that its KV blocks are free at once."""
         self._sessions.close(session)
-        if session.in_flight:
-            self._engine.abort(np.array(sorted(session.in_flight), np.uint64))
+        if len(session.in_flight):
+            self._engine.abort(session.in_flight.ids())
         logger.info("router %r left: %s; %d requests aborted", session.peer, reason, len(session.in_flight))
 
     def _submit(self, session: GatewaySession, message: Submit) -> None:
@@ -240,10 +306,8 @@ class EngineService:
             self._send(session.peer, encode(Refused(batch.request_ids)))
             return
         engine_ids = session.engine_ids(batch.request_ids)
-        new = set(engine_ids.tolist())
-        if not session.in_flight.isdisjoint(new):
+        if not session.in_flight.add(engine_ids):
             raise WireError("a request id is still in flight")
-        session.in_flight |= new
         self._engine.submit(replace(batch, request_ids=engine_ids))
 
     def _reject(self, peer: bytes, reason: str) -> None:

@@ -17,6 +17,65 @@ _SLOT_SHIFT = np.uint64(REQUEST_ID_BITS)
 _ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
 
 
+# Ended requests are taken out of the list of those submitted when so many have gathered.
+_COMPACT_AT = 4096
+
+
+class RequestsInFlight:
+    """Which requests were submitted and have not ended, kept as arrays: a message costs the same for any number.
+
+    submitted   | 1 2 3 | 4 5 | 6 7 8 9 | ...      an array per message
+    ended       | 2 | 5 1 | ...                    an array per step; the difference is what is in flight
+    """
+
+    def __init__(self) -> None:
+        self._submitted: list[U64] = []
+        self._ended: list[U64] = []
+        self._num_submitted = 0
+        self._num_ended = 0
+        self._highest = -1
+
+    def __len__(self) -> int:
+        return self._num_submitted - self._num_ended
+
+    def ids(self) -> U64:
+        """[N] sorted."""
+        self._compact()
+        return self._submitted[0] if self._submitted else np.zeros(0, np.uint64)
+
+    def add(self, ids: U64) -> bool:
+        """Take these in, which differ. False, and nothing happens, when one is in flight already."""
+        if not len(ids):
+            return True
+        lowest = int(ids.min())
+        # Routers count upwards, mostly; else the lists have to be compared.
+        if lowest <= self._highest and bool(np.isin(ids, self.ids()).any()):
+            return False
+        self._submitted.append(ids)
+        self._num_submitted += len(ids)
+        self._highest = max(self._highest, int(ids.max()))
+        return True
+
+    def end(self, ids: U64) -> None:
+        """These, which are in flight, have ended."""
+        if len(ids):
+            self._ended.append(ids)
+            self._num_ended += len(ids)
+            if self._num_ended >= _COMPACT_AT and 2 * self._num_ended >= self._num_submitted:
+                self._compact()
+
+    def forget(self, ids: U64) -> None:
+        """As `end`, for ids that may be unknown."""
+        self.end(np.intersect1d(self.ids(), ids))
+
+    def _compact(self) -> None:
+        if self._num_ended or len(self._submitted) > 1:
+            submitted = np.concatenate(self._submitted)
+            left = np.setdiff1d(submitted, np.concatenate(self._ended)) if self._ended else np.sort(submitted)
+            self._submitted, self._ended = [left], []
+            self._num_submitted, self._num_ended = len(left), 0
+
+
 @dataclass(slots=True, eq=False)
 class GatewaySession:
     """One router's session. `in_flight` holds engine ids."""
@@ -24,7 +83,7 @@ class GatewaySession:
     peer: bytes
     slot: int
     last_heard_s: float
-    in_flight: set[int] = field(default_factory=set)
+    in_flight: RequestsInFlight = field(default_factory=RequestsInFlight)
 
     def engine_ids(self, request_ids: U64) -> U64:
         return request_ids | np.uint64(self.slot << REQUEST_ID_BITS)
@@ -74,8 +133,8 @@ class GatewaySessions:
             if session is None:
                 continue
             rows = outputs if len(slots) == 1 else _rows(outputs, np.flatnonzero(row_slots == slot))
-            ended = rows.request_ids[rows.finish != FinishReason.NONE]
-            session.in_flight.difference_update(ended.tolist())
+            if rows.finish.any():
+                session.in_flight.end(rows.request_ids[rows.finish != FinishReason.NONE])
             parts.append((session, replace(rows, request_ids=rows.request_ids & _ID_MASK)))
         return parts
 

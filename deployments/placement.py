@@ -1,6 +1,7 @@
 """Which bundles a replica takes, and how many replicas the nodes that are there have room for. No Ray here.
 
 A replica is one placement group, STRICT_PACK: all its bundles lie on one node. Bundle r belongs to rank r.
+Simulated engines go by whole nodes: one process carries all engines of its simulated node.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 from ..models.errors import PlacementError
 from .config import PoolConfig
+from .simulated_config import SIMULATED_PREFIX
 
 CPU = "CPU"
 GPU = "GPU"
@@ -44,6 +46,22 @@ def type_resource(accelerator: str) -> str:
     return f"accelerator_type:{accelerator}"
 
 
+def node_resource(accelerator: str) -> str:
+    """The resource of which a Ray node has one unit per simulated node that it carries."""
+    return SIMULATED_PREFIX + "node-" + accelerator.removeprefix(SIMULATED_PREFIX)
+
+
+def simulated_resources(accelerator: str, num_accelerators: int, num_nodes: int) -> dict[str, float]:
+    """What a Ray node has that carries `num_nodes` simulated nodes of `num_accelerators` each."""
+    name = SIMULATED_PREFIX + accelerator.removeprefix(SIMULATED_PREFIX)
+    return {name: float(num_accelerators * num_nodes), node_resource(accelerator): float(num_nodes)}
+
+
+def engines_per_node(accelerator: str, total: Mapping[str, float]) -> int:
+    """Engines of each simulated node on a Ray node with these resources."""
+    return round(total[accelerator] / total[node_resource(accelerator)])
+
+
 def bundles(pool: PoolConfig) -> list[dict[str, float]]:
     """One bundle per rank of a replica."""
     return [_bundle(pool) for _ in range(pool.tp)]
@@ -54,6 +72,8 @@ def _bundle(pool: PoolConfig) -> dict[str, float]:
         return {CPU: pool.cores_per_rank}
     if pool.accelerator == GPU:
         return {GPU: 1}
+    if pool.is_simulated:
+        return {node_resource(pool.accelerator): 1}  # a whole one, however many of its accelerators are healthy
     return {GPU: 1, type_resource(pool.accelerator): TYPE_CRUMB}
 
 
@@ -117,7 +137,7 @@ def _take_room(pool: PoolConfig, rooms: list[dict[str, float]]) -> bool:
 def _explain(
     name: str, pool: PoolConfig, placed: int, nodes: Sequence[NodeResources], rooms: Sequence[Mapping[str, float]]
 ) -> str:
-    resource = CPU if pool.accelerator == CPU else GPU
+    resource = next(iter(_bundle(pool)))
     amount = _bundle(pool)[resource]
     wanted = amount * pool.tp
     shape = f"its bundle {{{resource}: {amount:g}}}"
@@ -136,7 +156,7 @@ def _explain_node(
     total = node.total.get(resource, 0)
     if not total:
         return f"{node.name} has no {resource}"
-    if pool.accelerator not in (CPU, GPU) and type_resource(pool.accelerator) not in node.total:
+    if resource == GPU and pool.accelerator != GPU and type_resource(pool.accelerator) not in node.total:
         types = [key.removeprefix(type_resource("")) for key in node.total if key.startswith(type_resource(""))]
         return f"{node.name} has {', '.join(types) or f'{resource} of an unknown type'}, not {pool.accelerator}"
     left = room.get(resource, 0)

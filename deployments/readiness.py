@@ -129,5 +129,6 @@ def _progress(
     ]
     known = set[str].intersection(*reached) if reached else set[str]()
     own = [report for report in starts if report.pool == pool]
-    phases = tuple(report.phase for report in own if report.replica_id not in known and not report.error)
-    return PoolProgress(pool, sum(report.replica_id in known for report in own), num_wanted, phases)
+    ready = [report for report in own if report.serves and known.issuperset(report.serves)]
+    phases = tuple(report.phase for report in own if report not in ready and not report.error)
+    return PoolProgress(pool, len(ready), num_wanted, phases)

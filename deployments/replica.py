@@ -4,19 +4,21 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
 
 from ..models.engine.protocol import Engine
-from ..models.engine.settings import EngineSettings
 from ..models.errors import EngineError, NfoldError
 from .addresses import ReplicaIdentity
-from .config import PoolConfig, ServedModelConfig
 from .discovery import StartReport, publish_replica, report_start, service_keys, withdraw_replica
 from .engine_service import EngineService, ServiceSettings
 from .ranks import OtherRanks, load_rank, meeting_point, prepare_rank
+from .replica_spec import ReplicaSpec
+
+if TYPE_CHECKING:  # an engine that computes needs none of it
+    from .simulated_host import SimulatedHost
 
 logger = logging.getLogger(__name__)
 
@@ -26,45 +28,21 @@ RANK_FAILURE_WAIT_S = 5.0
 JOIN_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaSpec:
-    """What a replica serves.
-
-    Attributes:
-        pool_name: the name of its Serve deployment.
-        drain_timeout_s: how long an ending replica may finish what it has.
-    """
-
-    service: str
-    model: ServedModelConfig
-    pool: PoolConfig
-    pool_name: str
-    drain_timeout_s: float
-
-    @property
-    def engine_settings(self) -> EngineSettings:
-        wanted = self.model.engine
-        return EngineSettings(
-            model_dir=self.model.directory,
-            dtype=wanted.dtype,
-            max_model_len=wanted.max_model_len,
-            max_num_seqs=wanted.max_num_seqs,
-            max_num_batched_tokens=wanted.max_num_batched_tokens,
-            block_size=wanted.block_size,
-            kv_cache_bytes=wanted.kv_cache_bytes,
-            prefix_cache=wanted.prefix_cache,
-        )
-
-
 class PoolReplica:
-    """The Serve deployment class of a pool: rank 0 of one replica.
+    """The Serve deployment class of a pool: rank 0 of one replica, or all engines of a simulated node.
 
-    The engine loads and runs in a thread of its own; Serve's event loop stays free for health checks. Serve's
+    Engines load and run in a thread of their own; Serve's event loop stays free for health checks. Serve's
     requests never come here: tokens travel between gateways and `EngineService`.
     """
 
     async def __init__(self, spec: ReplicaSpec) -> None:
-        self._worker = EngineThread(spec, serve.get_replica_context().replica_tag)
+        context = serve.get_replica_context()
+        if spec.model.simulated is None:
+            self._worker = EngineThread(spec, context.replica_tag)
+        else:
+            from .simulated_host import SimulatedHost
+
+            self._worker = SimulatedHost(spec, context.replica_tag, context.rank.rank)
         await asyncio.wrap_future(self._worker.ready)
 
     def check_health(self) -> None:
@@ -75,7 +53,7 @@ class PoolReplica:
 
     async def __del__(self) -> None:
         """Serve awaits this before it ends the process: a stream is never cut by scaling down."""
-        worker: EngineThread | None = getattr(self, "_worker", None)
+        worker: EngineThread | SimulatedHost | None = getattr(self, "_worker", None)
         if worker is not None:
             await asyncio.to_thread(worker.drain)
 
@@ -166,6 +144,11 @@ class EngineThread:
     def _report(self, phase: str, error: str = "") -> None:
         identity = self._identity
         report = StartReport(
-            replica_id=identity.replica_id, pool=identity.pool, node_id=identity.node_id, phase=phase, error=error
+            replica_id=identity.replica_id,
+            pool=identity.pool,
+            node_id=identity.node_id,
+            phase=phase,
+            error=error,
+            serves=(identity.replica_id,),
         )
         report_start(self._spec.service, report)

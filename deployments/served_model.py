@@ -11,6 +11,7 @@ from ..models.config import ModelConfig
 from ..models.errors import ContextLengthError, RequestError
 from ..models.tokenizer import Tokenizer
 from .config import ServedModelConfig
+from .simulated_config import SimulatedConfig
 
 # Text of this many characters takes about a millisecond; what is longer leaves the event loop alone.
 LONG_TEXT_CHARS = 4096
@@ -25,6 +26,7 @@ class ServedModel:
     Attributes:
         max_model_len: most tokens of prompt + answer.
         vocab_size: token ids that clients send lie below it.
+        is_simulated: its tokens are computed by nobody.
         created: seconds since the epoch, for `/v1/models`.
     """
 
@@ -32,6 +34,7 @@ class ServedModel:
     tokenizer: Tokenizer
     max_model_len: int
     vocab_size: int
+    is_simulated: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     _token_texts: dict[int, str] = field(default_factory=dict[int, str], repr=False)
 
@@ -42,9 +45,19 @@ class ServedModel:
         Raises:
             CheckpointError: either is missing or damaged.
         """
+        if config.simulated is not None:
+            return cls._load_simulated(config, config.simulated)
         model = ModelConfig.from_directory(config.directory)
         max_model_len = config.engine.max_model_len or model.max_position_embeddings
         return cls(config.name, Tokenizer.load(config.directory), max_model_len, model.vocab_size)
+
+    @classmethod
+    def _load_simulated(cls, config: ServedModelConfig, simulated: SimulatedConfig) -> "ServedModel":
+        """Its text is that of the model that comes with nfold; clients may send ids of the profile's vocabulary."""
+        profiles = [simulated.profile(pool.accelerator) for pool in config.pools]
+        max_model_len = config.engine.max_model_len or min(profile.max_model_len for profile in profiles)
+        vocab_size = min(profile.vocab_size for profile in profiles)
+        return cls(config.name, Tokenizer.load(config.directory), max_model_len, vocab_size, is_simulated=True)
 
     async def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt; ids that clients send are checked.

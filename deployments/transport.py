@@ -81,6 +81,58 @@ class _ClientsOfThisService:
         return domain == ZAP_DOMAIN and key == self._client_public
 
 
+class SocketHost:
+    """What the replica sockets of one thread share: ZeroMQ's own threads, who may connect, and the wait."""
+
+    def __init__(self) -> None:
+        self.context = zmq.Context()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._waker, self._wakened = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakened.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._wakened, zmq.POLLIN)
+
+    def register(self, router: zmq.Socket[bytes]) -> None:
+        self._poller.register(router, zmq.POLLIN)
+
+    def unregister(self, router: zmq.Socket[bytes]) -> None:
+        self._poller.unregister(router)
+
+    def admit(self, keys: ServiceKeys) -> None:
+        """Let in the service's clients and nobody else, through all tcp endpoints of these sockets."""
+        if self._authenticator is None:
+            self._authenticator = ThreadAuthenticator(self.context)
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback(ZAP_DOMAIN, _ClientsOfThisService(keys.client_public))
+
+    def wait(self, timeout_ms: int) -> "set[zmq.Socket[bytes]] | None":
+        """Sleep until messages are there, until `wake`, or for `timeout_ms`.
+
+        Returns:
+            The sockets with messages; None when woken, which are then to be asked one by one.
+        """
+        ready = dict(self._poller.poll(timeout_ms))
+        if self._wakened.fileno() in ready:
+            self._wakened.recv(4096)
+            return None
+        return set(ready)  # pyright: ignore[reportReturnType]  # the only descriptor is the one above
+
+    def wake(self) -> None:
+        """End the `wait` in progress or the next one. For any thread. Ignored once closed."""
+        with contextlib.suppress(OSError):  # closed, or so many wakes are pending that one more adds nothing
+            self._waker.send(b"w")
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close all its sockets, giving messages already sent `linger_s` to leave. Ignored the second time."""
+        if self._authenticator is not None:
+            self._authenticator.stop()
+            self._authenticator = None
+        self.context.destroy(linger=int(linger_s * 1000))
+        self._waker.close()
+        self._wakened.close()
+
+
 class ReplicaSocket:
     """A replica's end. `receive`, `send` and `wait` belong to one thread; `wake` is for any.
 
@@ -88,23 +140,24 @@ class ReplicaSocket:
         keys: None binds ipc only.
         tcp_host: the node's own address, never a wildcard; None binds ipc only.
         ipc_parent: where the 0700 directory of the ipc socket is made; None takes the system's temporary one.
+        host: shared with other sockets of the same thread and closed by its owner; None makes one of its own.
 
     Raises:
         ConfigError: the address cannot be bound, or the path is too long for a socket.
     """
 
     def __init__(
-        self, replica_id: str, keys: ServiceKeys | None, tcp_host: str | None, ipc_parent: Path | None
+        self,
+        replica_id: str,
+        keys: ServiceKeys | None,
+        tcp_host: str | None,
+        ipc_parent: Path | None,
+        host: SocketHost | None = None,
     ) -> None:
-        self._context = zmq.Context()
-        self._router = _new_socket(self._context, replica_id)
-        self._authenticator: ThreadAuthenticator | None = None
-        self._waker, self._wakened = socket.socketpair()
-        self._waker.setblocking(False)
-        self._wakened.setblocking(False)
-        self._poller = zmq.Poller()
-        self._poller.register(self._router, zmq.POLLIN)
-        self._poller.register(self._wakened, zmq.POLLIN)
+        self._owns_host = host is None
+        self._host = host or SocketHost()
+        self._router = _new_socket(self._host.context, replica_id)
+        self._host.register(self._router)
         self._ipc_directory = Path(tempfile.mkdtemp(prefix="nfold-", dir=ipc_parent))
         self.tcp_endpoint = ""
         try:
@@ -127,9 +180,7 @@ class ReplicaSocket:
     def _bind_tcp(self, keys: ServiceKeys, tcp_host: str) -> str:
         if tcp_host in ("*", "0.0.0.0", "::", ""):
             raise ConfigError("tcp_host", tcp_host, "give the node's own address, not a wildcard")
-        self._authenticator = ThreadAuthenticator(self._context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN, _ClientsOfThisService(keys.client_public))
+        self._host.admit(keys)
         # These count for binds from here on; the ipc end above stays as it is.
         self._router.setsockopt(zmq.CURVE_SERVER, 1)
         self._router.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret.encode())
@@ -152,23 +203,23 @@ class ReplicaSocket:
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until a message is there, until `wake`, or for `timeout_s`."""
-        ready = dict(self._poller.poll(_milliseconds(timeout_s)))
-        if self._wakened.fileno() in ready:
-            self._wakened.recv(4096)
+        self._host.wait(_milliseconds(timeout_s))
+
+    def is_in(self, ready: "set[zmq.Socket[bytes]]") -> bool:
+        """Whether the host's `wait` found messages for this socket."""
+        return self._router in ready
 
     def wake(self) -> None:
         """End the `wait` in progress or the next one. Ignored once closed."""
-        with contextlib.suppress(OSError):  # closed, or so many wakes are pending that one more adds nothing
-            self._waker.send(b"w")
+        self._host.wake()
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close, giving messages already sent `linger_s` to leave. Ignored the second time."""
-        if self._authenticator is not None:
-            self._authenticator.stop()
-            self._authenticator = None
-        self._context.destroy(linger=int(linger_s * 1000))
-        self._waker.close()
-        self._wakened.close()
+        if self._owns_host:
+            self._host.close(linger_s)
+        elif not self._router.closed:
+            self._host.unregister(self._router)
+            self._router.close(linger=int(linger_s * 1000))
         shutil.rmtree(self._ipc_directory, ignore_errors=True)
 
 
