@@ -72,11 +72,12 @@ class LengthPrediction:
     def remaining(self, prompt_lens: Lens, emitted: Lens, max_tokens: Lens) -> F64:
         """[N] tokens expected after those already emitted, at least 1 and at most what `max_tokens` leaves."""
         self._refresh()
-        bucket = _bucket(prompt_lens)
-        share = self._share[bucket]
-        of_bucket = self._remaining_in(bucket, emitted, max_tokens)
-        of_all = self._remaining_in(np.full(len(bucket), _ANY_PROMPT), emitted, max_tokens)
-        return np.maximum(share * of_bucket + (1.0 - share) * of_all, 1.0)
+        tokens = self._remaining_in(np.full(len(prompt_lens), _ANY_PROMPT), emitted, max_tokens)
+        if self._share.any():
+            bucket = _bucket(prompt_lens)
+            share = self._share[bucket]
+            tokens += share * (self._remaining_in(bucket, emitted, max_tokens) - tokens)
+        return np.maximum(tokens, 1.0)
 
     def longest_of(self, num_answers: float) -> float:
         """Tokens that of so many answers about one exceeds."""
@@ -85,11 +86,12 @@ class LengthPrediction:
         return float(np.interp(-1.0 / max(num_answers, 1.0), -survival, _EDGES))
 
     def _remaining_in(self, rows: I64, emitted: Lens, max_tokens: Lens) -> F64:
-        begin = np.clip(emitted, 0, _EDGES[-2])
-        end = np.clip(max_tokens, begin, _EDGES[-1])
-        survival = np.maximum(_at(self._survival, rows, begin), 1e-300)
-        tokens = (_at(self._rest, rows, begin) - _at(self._rest, rows, end)) / survival
-        return np.minimum(tokens, np.maximum(max_tokens - emitted, 1))
+        begin = np.minimum(emitted, _EDGES[-2])
+        end = np.minimum(np.maximum(max_tokens, begin), _EDGES[-1])
+        bins, part = _places(begin)
+        survival = np.maximum(_between(self._survival, rows, bins, part), 1e-300)
+        tokens = _between(self._rest, rows, bins, part) - _between(self._rest, rows, *_places(end))
+        return np.minimum(tokens / survival, np.maximum(max_tokens - emitted, 1))
 
     def _refresh(self) -> None:
         if self._num_new <= _REFRESH_SHARE * self._weight:
@@ -104,11 +106,16 @@ def _bucket(prompt_lens: Lens) -> I64:
     return np.minimum(np.log2(np.maximum(prompt_lens, 1)).astype(np.int64), _NUM_PROMPT_BUCKETS - 1)
 
 
-def _at(table: F64, rows: I64, tokens: Lens | F64) -> F64:
+def _places(tokens: F64) -> tuple[I64, F64]:
+    """[N] the bin that each falls into, and how far."""
+    bins = np.minimum(_EDGES.searchsorted(tokens, side="right") - 1, _NUM_BINS - 1)
+    return bins, (tokens - _EDGES[bins]) / _WIDTHS[bins]
+
+
+def _between(table: F64, rows: I64, bins: I64, part: F64) -> F64:
     """Linear between edges."""
-    bins = np.clip(np.searchsorted(_EDGES, tokens, side="right") - 1, 0, _NUM_BINS - 1)
     left = table[rows, bins]
-    return left + (table[rows, bins + 1] - left) * (tokens - _EDGES[bins]) / _WIDTHS[bins]
+    return left + (table[rows, bins + 1] - left) * part
 
 
 def _tables(counts: F64, sums: F64) -> tuple[F64, F64]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .speed import TokenCosts
+
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
@@ -162,6 +164,73 @@ def assign(costs: F64, candidates: Candidates, preferred: I64 | None = None, gua
         room[best] -= 1
         free_s[best] = finish_s[best] if room[best] > 0 else np.inf
     return chosen
+
+
+def weigh(
+    room: I64,
+    prompt_tokens: F64,
+    output_tokens: F64,
+    costs: TokenCosts,
+    delay_s: F64,
+    *,
+    mean_prompt: float,
+    mean_output: float,
+    steps: F64 | float,
+) -> tuple[Candidates, float]:
+    """Candidates out of what each has to compute, where prompt and output tokens cost differently.
+
+    Tokens become output tokens: a prompt token counts for `weight` of them, the same for all candidates; so is a
+    request's cost to be reckoned, `weight * its prompt tokens + its expected output tokens`. For a mean request
+    the seconds come out exactly as `costs` says.
+
+    Args:
+        prompt_tokens, output_tokens: [K] not yet computed; output tokens as expected.
+        delay_s: [K] one way to each.
+        mean_prompt, mean_output: tokens of the requests to be assigned, means, outputs as expected; 1 and more.
+        steps: that a request takes at least, such as `mean_output`: on top of the replica's work, each costs
+            `costs.step_s`, however little else there is.
+
+    Returns: the candidates and `weight`.
+    """
+    weight = float(np.mean(costs.prompt_token_s / costs.output_token_s))
+    request_s = costs.prompt_token_s * mean_prompt + costs.output_token_s * mean_output
+    seconds_per_token = request_s / (weight * mean_prompt + mean_output)
+    backlog_s = costs.prompt_token_s * prompt_tokens + costs.output_token_s * np.maximum(output_tokens, 0.0)
+    candidates = Candidates(
+        room=room,
+        outstanding_tokens=backlog_s / seconds_per_token,
+        tokens_per_s=1.0 / seconds_per_token,
+        delay_s=delay_s + costs.step_s * steps,
+    )
+    return candidates, weight
+
+
+def tail_room(mean_cost: float, num_queued: int, candidates: Candidates) -> I64:
+    """[K] room with which the last of a finite batch ends everywhere at the same time, to within one request.
+
+        replica 0   ███████████████|            |      full: it gets no more, it would end too late
+        replica 1   ██████████|+++++++++++++++++|      + its part of the queue
+        replica 2   █████|++++++++++++++++++++++|
+                                              level
+
+    The whole queue, `num_queued` requests of `mean_cost`, is poured over the candidates, full ones included: they
+    will have room in time. While it reaches far above all of them nothing is limited.
+    """
+    if num_queued == 0 or len(candidates.room) == 0:
+        return candidates.room
+    free_s = candidates.delay_s + candidates.outstanding_tokens / candidates.tokens_per_s
+    order = np.argsort(free_s)
+    speed = np.cumsum(candidates.tokens_per_s[order])
+    level_s = (mean_cost * num_queued + np.cumsum((candidates.tokens_per_s * free_s)[order])) / speed
+    # The level stands where the next candidate is not reached any more.
+    num_wet = int(np.argmax(np.append(free_s[order][1:] >= level_s[:-1], True)))
+    part = np.maximum(level_s[num_wet] - free_s, 0.0) * candidates.tokens_per_s
+    return np.minimum(candidates.room, np.ceil(part / mean_cost - 1e-9).astype(np.int64))
+
+
+def longest_first(expected_tokens: F64) -> I64:
+    """[N] the order in which a finite batch ends earliest: what takes long may not begin last."""
+    return np.argsort(-expected_tokens, kind="stable")
 
 
 def retry_after_s(queued_tokens: float, speeds: Sequence[float | None]) -> float:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .lengths import WORKLOADS
 from .profile import LoadgenRun, StepTimeProfile
-from .scheduler import SimulatedScheduler
+from .scheduler import NewTokens, SimulatedScheduler, StepWork
 from .sequences import Sequences, build_sequences
 
 F64 = NDArray[np.float64]
@@ -131,3 +131,54 @@ def replay(profile: StepTimeProfile, scenario: str, load: Load) -> RunResult:
         num_steps=len(times_s),
         num_preemptions=scheduler.num_preemptions,
     )
+
+
+class VirtualEngine:
+    """One accelerator in virtual time: the same steps as a `SimulatedEngine`, without waiting for them.
+
+    Args:
+        profile: whose step times and KV cache.
+        scenario: whose engine settings.
+        slowness: every step takes this times as long as the profile says.
+    """
+
+    def __init__(self, profile: StepTimeProfile, scenario: str, slowness: float = 1.0) -> None:
+        self._limits = profile.scenario(scenario).limits
+        self._curve = profile.curve
+        self._slowness = slowness
+        self._scheduler = SimulatedScheduler(
+            self._limits,
+            kv_capacity_tokens=profile.kv_capacity_tokens,
+            max_model_len=profile.max_model_len,
+            vocab_size=profile.vocab_size,
+        )
+        self._running: tuple[StepWork, float] | None = None
+        self.due_s: float | None = None
+        self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._scheduler.num_running or self._scheduler.num_waiting)
+
+    def submit(self, sequences: Sequences) -> None:
+        """Requests that each fit the KV cache alone."""
+        self._scheduler.submit(sequences)
+
+    def begin_step(self, now_s: float) -> float:
+        """Begin one; there must be work and no step running. Returns when it is due, `due_s` until it is ended."""
+        work = self._scheduler.compose(self._limits.max_num_seqs)
+        step_s = self._slowness * self._curve.step_s(
+            work.num_prefill_tokens, work.num_decode_tokens, work.num_kv_tokens
+        )
+        self._running = work, step_s
+        self.due_s = now_s + step_s
+        return self.due_s
+
+    def end_step(self) -> tuple[NewTokens, StepWork, float]:
+        """The running step's tokens, what it computed and how long it took."""
+        assert self._running is not None
+        (work, step_s), self._running = self._running, None
+        self.due_s = None
+        new = self._scheduler.complete()
+        self.num_preemptions = self._scheduler.num_preemptions
+        return new, work, step_s

@@ -1,0 +1,273 @@
+"""A recording through a fleet of simulated accelerators in virtual time, under one routing policy or another.
+
+    recording ──> queue ──policy──> replica 0: scheduler of the simulated engine, steps by its profile
+                          ^   └───> replica 1 ...
+                          └── what a router knows: in flight, step times, tokens that came; never an answer's length
+
+Left out: the time that messages and the router itself take (beside `delay_s` on the way out), several routers with
+a view each, and failures. Arrivals within a tick of 5 ms are assigned together, as a router does.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..deployments.length_prediction import LengthPrediction
+from ..deployments.routing_policy import limit_in_flight
+from ..deployments.speed import StepLine, observe_step, token_costs
+from ..models.engine.simulated.lengths import WORKLOADS
+from ..models.engine.simulated.profile import StepTimeProfile
+from ..models.engine.simulated.sequences import Sequences, build_sequences
+from ..models.engine.simulated.virtual import VirtualEngine
+from .recording import Recording
+from .replay_policies import FleetView, Policy
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+TICK_S = 0.005
+REFRESH_S = 1.0
+OVERCOMMIT = 0.125
+LOOK_AHEAD = 256
+MAX_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReplica:
+    """One replica of a fleet.
+
+    Attributes:
+        scenario: whose engine settings.
+        slowness: its steps take this times as long as its profile says, which the router is not told.
+        delay_s: one way to it.
+    """
+
+    profile: StepTimeProfile
+    scenario: str
+    slowness: float = 1.0
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReplayResult:
+    """What came of it; simulated. Arrays are [N] by request but for `last_end_s`, [K] by replica.
+
+    Attributes:
+        replica: who served each.
+        first_s, end_s: of its tokens, on the recording's clock.
+        last_end_s: when each replica was done; 0 when it got nothing.
+        request_s: [K] from hand-over to the end, mean.
+        num_preemptions: of all replicas.
+    """
+
+    recording: Recording
+    replica: I64
+    first_s: F64
+    end_s: F64
+    last_end_s: F64
+    request_s: F64
+    num_preemptions: int
+
+    @property
+    def makespan_s(self) -> float:
+        return float(self.end_s.max())
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.recording.num_output_tokens / self.makespan_s
+
+    def latency_s(self, percentile: float) -> float:
+        """From arrival to the last token."""
+        return float(np.percentile(self.end_s - self.recording.arrivals_s, percentile))
+
+    def ttft_s(self, percentile: float) -> float:
+        return float(np.percentile(self.first_s - self.recording.arrivals_s, percentile))
+
+    def goodput(self, *, ttft_s: float, tpot_s: float) -> float:
+        """Output tokens/s of the requests within both limits."""
+        answer_lens = self.recording.answer_lens
+        per_token_s = (self.end_s - self.first_s) / np.maximum(answer_lens - 1, 1)
+        good = (self.first_s - self.recording.arrivals_s <= ttft_s) & (per_token_s <= tpot_s)
+        return float(answer_lens[good].sum()) / self.makespan_s
+
+
+def replay(recording: Recording, fleet: Sequence[FleetReplica], policy: Policy) -> ReplayResult:
+    """Run all of it to its end. Replicas of one profile are one pool: they share a step line."""
+    return _Replay(recording, fleet, policy).run()
+
+
+class _Replay:
+    def __init__(self, recording: Recording, fleet: Sequence[FleetReplica], policy: Policy) -> None:
+        count, num = len(recording), len(fleet)
+        self._recording = recording
+        self._policy = policy
+        self._engines = [VirtualEngine(one.profile, one.scenario, one.slowness) for one in fleet]
+        lines = {one.profile.name: _baseline_line(one) for one in fleet}
+        self._lines = [lines[one.profile.name] for one in fleet]
+        self._sequences = _sequences(recording, min(one.profile.max_model_len for one in fleet))
+        batches = [one.profile.scenario(one.scenario).limits.max_num_seqs for one in fleet]
+        self._full_batch = np.array(batches, np.float64)
+        self._limit = np.array([limit_in_flight(batch, OVERCOMMIT) for batch in batches], np.int64)
+        self._delay_s = np.array([one.delay_s for one in fleet])
+        # What the router keeps of each replica.
+        self._slowness = np.ones(num)
+        self._in_flight = np.zeros(num, np.int64)
+        self._prompt_tokens = np.zeros(num)
+        self._output_tokens = np.zeros(num)
+        self._answers = LengthPrediction()
+        # What it keeps of each request.
+        self._replica = np.full(count, -1, np.int64)
+        self._emitted = np.zeros(count, np.int64)
+        self._queue, self._head = np.zeros(0, np.int64), 0
+        self._first_s, self._end_s, self._handed_s = np.zeros((3, count))
+        self._members: list[I64] = [np.zeros(0, np.int64) for _ in fleet]
+        self._on_the_way: list[tuple[float, int, I64]] = []
+        self._steps: list[tuple[float, int]] = []
+        self._num_ended = 0
+        self._refreshed_s = 0.0
+
+    def run(self) -> ReplayResult:
+        arrivals_s = self._recording.arrivals_s
+        num_arrived = 0
+        while self._num_ended < len(arrivals_s):
+            due_s = self._steps[0][0] if self._steps else np.inf
+            land_s = self._on_the_way[0][0] if self._on_the_way else np.inf
+            next_s = arrivals_s[num_arrived] if num_arrived < len(arrivals_s) else np.inf
+            if next_s <= min(due_s, land_s):
+                until_s = min(next_s + TICK_S, due_s, land_s)
+                end = int(np.searchsorted(arrivals_s, until_s, side="right"))
+                self._queue = np.concatenate((self._queue[self._head :], np.arange(num_arrived, end)))
+                self._head = 0
+                num_arrived = end
+                self._dispatch(float(arrivals_s[end - 1]))
+            elif land_s <= due_s:
+                self._land(*heapq.heappop(self._on_the_way))
+            else:
+                now_s, replica = heapq.heappop(self._steps)
+                self._end_step(replica, now_s)
+        return self._result()
+
+    def _dispatch(self, now_s: float) -> None:
+        num_queued = len(self._queue) - self._head
+        if not num_queued:
+            return
+        if now_s - self._refreshed_s >= REFRESH_S:
+            self._refresh(now_s)
+        room = self._limit - self._in_flight
+        total = int(np.maximum(room, 0).sum())
+        if total == 0:
+            return
+        head = self._queue[self._head : self._head + 2 * total + LOOK_AHEAD]
+        prompt_lens = self._recording.prompt_lens[head]
+        expected = self._answers.expected(prompt_lens, np.full(len(prompt_lens), MAX_TOKENS))
+        costs = token_costs([line.costs for line in self._lines], self._slowness, self._full_batch)
+        view = FleetView(
+            room=room,
+            in_flight=self._in_flight,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+            costs=costs,
+            delay_s=self._delay_s,
+            num_queued=num_queued,
+            longest=self._answers.longest_of,
+        )
+        picked, chosen = self._policy(view, prompt_lens, expected)
+        requests = head[picked]
+        head[len(picked) :] = np.delete(head, picked)
+        self._head += len(picked)
+        self._replica[requests] = chosen
+        self._handed_s[requests] = now_s
+        num = len(room)
+        self._in_flight += np.bincount(chosen, minlength=num)
+        self._prompt_tokens += np.bincount(chosen, weights=prompt_lens[picked], minlength=num)
+        self._output_tokens += np.bincount(chosen, weights=expected[picked], minlength=num)
+        for replica in np.unique(chosen).tolist():
+            mine = requests[chosen == replica]
+            if self._delay_s[replica] > 0.0:
+                heapq.heappush(self._on_the_way, (now_s + float(self._delay_s[replica]), replica, mine))
+            else:
+                self._land(now_s, replica, mine)
+
+    def _land(self, now_s: float, replica: int, requests: I64) -> None:
+        engine = self._engines[replica]
+        engine.submit(self._sequences[:, requests])
+        self._members[replica] = np.concatenate((self._members[replica], requests))
+        if engine.due_s is None:
+            heapq.heappush(self._steps, (engine.begin_step(now_s), replica))
+
+    def _end_step(self, replica: int, now_s: float) -> None:
+        engine = self._engines[replica]
+        new, work, step_s = engine.end_step()
+        if engine.has_work:
+            heapq.heappush(self._steps, (engine.begin_step(now_s), replica))
+        line = self._lines[replica]
+        line.observe(work.num_prefill_tokens, work.num_decode_tokens, step_s)
+        self._slowness[replica] = observe_step(
+            float(self._slowness[replica]), line.costs, work.num_prefill_tokens, work.num_decode_tokens, step_s
+        )
+        ids = new.ids.astype(np.int64)
+        self._emitted[ids] += 1
+        self._output_tokens[replica] -= len(ids)
+        if work.num_prefill_tokens:
+            first = ids[self._emitted[ids] == 1]
+            self._first_s[first] = now_s
+            self._prompt_tokens[replica] -= float(self._recording.prompt_lens[first].sum())
+        if new.finish.any():
+            ended = ids[new.finish != 0]
+            self._end_s[ended] = now_s
+            self._num_ended += len(ended)
+            self._in_flight[replica] -= len(ended)
+            self._answers.observe(self._recording.prompt_lens[ended], self._emitted[ended])
+        self._dispatch(now_s)
+
+    def _refresh(self, now_s: float) -> None:
+        """Output tokens that are outstanding, given how far each request has come."""
+        self._refreshed_s = now_s
+        for replica, members in enumerate(self._members):
+            members = self._members[replica] = members[self._end_s[members] == 0.0]
+            prompt_lens = self._recording.prompt_lens[members]
+            limits = np.full(len(members), MAX_TOKENS)
+            self._output_tokens[replica] = self._answers.remaining(
+                prompt_lens, self._emitted[members], limits
+            ).sum()
+
+    def _result(self) -> ReplayResult:
+        num = len(self._engines)
+        served = np.maximum(np.bincount(self._replica, minlength=num), 1)
+        last_end_s = np.zeros(num)
+        np.maximum.at(last_end_s, self._replica, self._end_s)
+        return ReplayResult(
+            recording=self._recording,
+            replica=self._replica,
+            first_s=self._first_s,
+            end_s=self._end_s,
+            last_end_s=last_end_s,
+            request_s=np.bincount(self._replica, weights=self._end_s - self._handed_s, minlength=num) / served,
+            num_preemptions=sum(engine.num_preemptions for engine in self._engines),
+        )
+
+
+def _baseline_line(replica: FleetReplica) -> StepLine:
+    """As a baseline tells: steps at some batches, with and without prompts, contexts as long as on the mean."""
+    curve, limits = replica.profile.curve, replica.profile.scenario(replica.scenario).limits
+    lengths = WORKLOADS[replica.profile.workload]
+    context = lengths.prompt.mean + lengths.answer.mean / 2
+    full = min(limits.max_num_seqs, replica.profile.kv_capacity_tokens / context)
+    points = [(p * d, d, curve.step_s(p * d, d, context * d)) for d in (full / 8, full / 2, full) for p in (0, 1)]
+    return StepLine.from_baseline(points)
+
+
+def _sequences(recording: Recording, max_model_len: int) -> Sequences:
+    count = len(recording)
+    return build_sequences(
+        ids=np.arange(count, dtype=np.uint64),
+        prompt_lens=recording.prompt_lens,
+        hashes=np.zeros(count, np.uint64),
+        max_tokens=recording.answer_lens,
+        seeds=np.zeros(count, np.uint64),
+        ignore_eos=np.ones(count, np.uint8),
+        max_model_len=max_model_len,
+    )
