@@ -1,17 +1,18 @@
 """The way out of a router: from a model's queue to replicas with room, one Submit message per replica."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..models.engine.protocol import I32, SamplingParams, SubmitBatch
 from ..models.errors import OverloadedError, UnavailableError
+from .clumping import Rate, clump_s, send_at_s
+from .index_pool import Indices
 from .replica_connections import ReplicaConnections
-from .request_table import Request, RequestTable
+from .replica_loads import F64, NEVER, ReplicaLoads
+from .request_table import RequestTable
+from .router_settings import RouterSettings
 from .router_state import Model, Replica
-from .routing_policy import Candidates, assign, known_speeds, retry_after_s
+from .routing_policy import Candidates, assign, retry_after_s
 from .wire import Abort, Submit
 
 
@@ -19,12 +20,21 @@ class Dispatcher:
     """Admits, assigns and sends. It binds a request to a replica as late as it can: when there is room for it."""
 
     def __init__(
-        self, table: RequestTable, models: Mapping[str, Model], connections: ReplicaConnections, overcommit: float
+        self,
+        table: RequestTable,
+        models: Sequence[Model],
+        loads: ReplicaLoads,
+        connections: ReplicaConnections,
+        settings: RouterSettings,
+        clock: Callable[[], float],
     ) -> None:
         self._table = table
         self._models = models
+        self._loads = loads
         self._connections = connections
-        self._overcommit = overcommit
+        self._settings = settings
+        self._clock = clock
+        self._rate = Rate()
 
     def admit(self, model: Model, num_requests: int) -> None:
         """Raises UnavailableError or OverloadedError when the model cannot take so many more."""
@@ -36,8 +46,8 @@ class Dispatcher:
             )
         if len(model.queue) + num_requests <= model.max_queued:
             return
-        self._assign(model)
-        room = sum(max(0, replica.room(self._overcommit)) for replica in model.replicas)
+        self._assign(model, self._clock())
+        room = int(np.maximum(self._loads.room(model.numbers), 0).sum())
         if len(model.queue) + num_requests > model.max_queued + room:
             model.num_refused += num_requests
             speeds = [replica.tokens_per_s() for replica in model.replicas if replica.accepts]
@@ -47,53 +57,83 @@ class Dispatcher:
             )
 
     def flush(self) -> None:
-        """Assign what has room and send it. What a replica found lost had goes to those that are left."""
+        """Assign what has room and send what is due. What a replica found lost had goes to those that are left."""
         while not self._flush_once():
             pass
 
+    def abort(self, replica: Replica, wire_id: int) -> None:
+        """The replica hears of it with the next flush."""
+        replica.aborts.append(wire_id)
+        self._loads.send_at_s[replica.number] = -NEVER
+
+    def next_send_s(self) -> float:
+        """When the next message is due; NEVER when none waits."""
+        return float(self._loads.send_at_s.min())
+
     def _flush_once(self) -> bool:
         """False when a replica was found lost."""
-        for model in self._models.values():
-            self._assign(model)
-        return all(self._send_outbox(replica) for replica in self._connections)
+        now_s = self._clock()
+        for model in self._models:
+            if len(model.queue):
+                self._assign(model, now_s)
+        due = np.flatnonzero(self._loads.send_at_s <= now_s)
+        return all(self._send_outbox(self._connections.by_number(number)) for number in due.tolist())
 
-    def _assign(self, model: Model) -> None:
+    def _assign(self, model: Model, now_s: float) -> None:
         """From the queue into outboxes, as far as there is room."""
-        if not model.queue:
+        numbers, loads = model.numbers, self._loads
+        room = loads.room(numbers)
+        count = min(int(np.maximum(room, 0).sum()), len(model.queue))
+        if count == 0:
             return
-        replicas = [replica for replica in model.replicas if replica.accepts]
-        speeds = known_speeds([replica.tokens_per_s() for replica in replicas])
-        mean_cost = model.queued_tokens / len(model.queue)
         candidates = Candidates(
-            room=np.array([replica.room(self._overcommit) for replica in replicas], np.int64),
-            outstanding_tokens=np.array([replica.tokens_to_compute(mean_cost) for replica in replicas], np.float64),
-            tokens_per_s=np.array(speeds, np.float64),
-            delay_s=np.zeros(len(replicas)),
+            room=room,
+            outstanding_tokens=loads.tokens_to_compute(numbers, model.queued_tokens / len(model.queue)),
+            tokens_per_s=model.tokens_per_s(),
+            delay_s=loads.delay_s[numbers],
         )
-        requests = list(islice(model.queue.values(), int(np.maximum(candidates.room, 0).sum())))
-        chosen = assign(np.array([request.cost for request in requests], np.float64), candidates)
-        for request, index in zip(requests, chosen.tolist(), strict=True):
-            model.dequeue(request)
-            replicas[index].take(request, self._table.num_emitted(request))
+        slots = model.queue.first(count)
+        costs = self._table.cost[slots]
+        chosen = numbers[assign(costs, candidates)]
+        model.bind_first(slots)
+        self._bind(slots, chosen, costs)
+        self._put_in_outboxes(model, slots, chosen, now_s)
+
+    def _bind(self, slots: Indices, numbers: Indices, costs: F64) -> None:
+        table = self._table
+        table.replica[slots] = numbers
+        table.charge[slots] = costs
+        table.prompt_charge[slots] = table.prompt_lens[slots] + table.num_emitted[slots]
+        self._loads.bind(numbers, costs)
+
+    def _put_in_outboxes(self, model: Model, slots: Indices, numbers: Indices, now_s: float) -> None:
+        settings = self._settings
+        requests_per_s = self._rate.count(len(slots), now_s)
+        hold_s = clump_s(requests_per_s, len(model.replicas), settings.max_submits_per_s, settings.max_clump_s)
+        order = np.argsort(numbers, kind="stable")
+        wire_ids, numbers = self._table.wire_ids[slots[order]], numbers[order]
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for number, part in zip(numbers[starts].tolist(), np.split(wire_ids, starts[1:]), strict=True):
+            replica = self._connections.by_number(number)
+            replica.outbox.append(part)
+            if hold_s > 0.0:
+                delay_s = float(self._loads.delay_s[number])
+                due_s = send_at_s(now_s, hold_s, replica.step_began_s, replica.shortest_step_s, delay_s)
+            else:
+                due_s = now_s
+            if due_s < self._loads.send_at_s[number]:
+                self._loads.send_at_s[number] = due_s
 
     def _send_outbox(self, replica: Replica) -> bool:
-        requests = [request for request in replica.outbox if request.replica_id == replica.replica_id]
-        if requests and not self._connections.send(replica, Submit(self._batch(requests))):
-            return False
-        replica.outbox.clear()
+        """False when it turned out to be lost."""
+        self._loads.send_at_s[replica.number] = NEVER
+        if replica.outbox:
+            wire_ids = np.concatenate(replica.outbox)
+            slots, valid = self._table.match(wire_ids)
+            if not valid.all():
+                slots = slots[valid]
+            if len(slots) and not self._connections.send(replica, Submit(self._table.batch(slots))):
+                return False
+            replica.outbox.clear()
         aborts, replica.aborts = replica.aborts, []
         return not aborts or self._connections.send(replica, Abort(np.array(aborts, np.uint64)))
-
-    def _batch(self, requests: list[Request]) -> SubmitBatch:
-        """One that had begun elsewhere goes on from prompt + emitted tokens."""
-        prompts: list[I32] = []
-        sampling: list[SamplingParams] = []
-        for request in requests:
-            emitted = self._table.emitted(request)
-            if len(emitted):
-                prompts.append(np.concatenate([request.prompt_ids, emitted]))
-                sampling.append(replace(request.sampling, max_tokens=request.sampling.max_tokens - len(emitted)))
-            else:
-                prompts.append(request.prompt_ids)
-                sampling.append(request.sampling)
-        return SubmitBatch.build([request.wire_id for request in requests], prompts, sampling)

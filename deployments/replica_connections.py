@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from ..models.errors import UnavailableError
 from .addresses import ReplicaAddress, ServiceKeys
+from .replica_loads import ReplicaLoads
 from .router_settings import RouterSettings
 from .router_state import Pool, Replica, ReplicaState
 from .transport import RouterSocket
@@ -41,14 +42,17 @@ class ReplicaConnections:
         router_id: str,
         keys: ServiceKeys | None,
         settings: RouterSettings,
+        loads: ReplicaLoads,
         clock: Callable[[], float],
         on_lost: Callable[[Replica], None],
     ) -> None:
         self._router_id = router_id
+        self._loads = loads
         self._settings = settings
         self._clock = clock
         self._on_lost = on_lost
         self._replicas: dict[str, Replica] = {}
+        self._by_number: dict[int, Replica] = {}
         self._by_connection: dict[str, Replica] = {}
         self._num_connections = 0
         self.socket = RouterSocket(router_id, keys, settings.host)
@@ -60,10 +64,14 @@ class ReplicaConnections:
     def get(self, replica_id: str) -> Replica | None:
         return self._replicas.get(replica_id)
 
+    def by_number(self, number: int) -> Replica:
+        """By its place in the loads."""
+        return self._by_number[number]
+
     def add(self, address: ReplicaAddress, pool: Pool) -> Replica:
         """Begin to connect. One that cannot be reached is kept as refused, so that its state tells why."""
-        replica = Replica(address, pool, endpoint="", last_heard_s=self._clock())
-        self._replicas[address.replica_id] = replica
+        replica = Replica(address, pool, self._loads, self._settings.overcommit, self._clock())
+        self._replicas[address.replica_id] = self._by_number[replica.number] = replica
         try:
             replica.endpoint = self.socket.endpoint_of(address)
         except UnavailableError as error:
@@ -77,7 +85,8 @@ class ReplicaConnections:
         if replica.alive:
             self._send(replica, Goodbye(WIRE_VERSION, "the router does not need this replica any more"))
         self._disconnect(replica)
-        del self._replicas[replica.replica_id]
+        del self._replicas[replica.replica_id], self._by_number[replica.number]
+        self._loads.remove(replica.number)
 
     def send(self, replica: Replica, message: Submit | Abort | Ping) -> bool:
         """False when the replica turned out to be lost."""

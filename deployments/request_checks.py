@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..models.engine.protocol import I32, NO_LOGPROBS, SamplingParams
+from ..models.engine.protocol import I32, NO_LOGPROBS, U64, SamplingParams, SubmitBatch
 from ..models.errors import RequestError
 
 _MAX_I32 = (1 << 31) - 1
@@ -33,6 +33,41 @@ def checked_sampling(params: SamplingParams) -> None:
     _within("num_logprobs", params.num_logprobs, NO_LOGPROBS, _MAX_LOGPROBS)
     for stop in params.stop_token_ids:
         _within("stop_token_ids", stop, 0, _MAX_I32)
+
+
+def checked_bulk(
+    prompt_ids: I32, prompt_lens: I32, max_tokens: I32, seeds: U64, ignore_eos: bool, temperature: float
+) -> SubmitBatch:
+    """Many requests as one batch, with copies of the arrays.
+
+    Raises RequestError that names what no engine takes.
+    """
+    prompt_ids, lens, longest = (np.array(each, np.int32) for each in (prompt_ids, prompt_lens, max_tokens))
+    count = len(lens)
+    if lens.shape != (count,) or longest.shape != (count,) or np.shape(seeds) != (count,):
+        raise ValueError("as many prompt_lens as max_tokens and seeds")
+    fits = lens.sum(dtype=np.int64) == len(prompt_ids)
+    if not fits or lens.min(initial=1) < 1 or prompt_ids.min(initial=0) < 0:
+        raise RequestError(
+            f"prompt: at least one token id each, from 0 to {_MAX_I32}, as many as prompt_lens say", "prompt"
+        )
+    if longest.min(initial=1) < 1:
+        raise RequestError(f"max_tokens: got {longest.min()}; it must be from 1 to {_MAX_I32}", "max_tokens")
+    _within("temperature", temperature, 0.0, 1e6)
+    return SubmitBatch(
+        request_ids=np.zeros(count, np.uint64),
+        prompt_lens=lens,
+        prompt_ids=prompt_ids,
+        max_tokens=longest,
+        temperature=np.full(count, temperature, np.float32),
+        top_k=np.zeros(count, np.int32),
+        top_p=np.ones(count, np.float32),
+        seed=np.array(seeds, np.uint64),
+        ignore_eos=np.full(count, ignore_eos, np.uint8),
+        num_logprobs=np.full(count, NO_LOGPROBS, np.int8),
+        stop_lens=np.zeros(count, np.int32),
+        stop_ids=np.zeros(0, np.int32),
+    )
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -1,243 +1,276 @@
-"""The requests of a router, and all their tokens, in arrays: one step's rows are booked without a loop.
+"""The requests of a router, a row of arrays each: what a message brings for many is booked without a loop.
 
     wire id  =  generation << 20  |  slot
 
 Each attempt at a replica has a generation of its own, so rows of an attempt that was given up match nothing.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.engine.protocol import I32, NO_LOGPROBS, U8, U64, FinishReason, SamplingParams, StepOutputs
+from ..models.engine.protocol import F32, I32, U8, U64, SubmitBatch
+from .index_pool import IndexPool, Indices
+from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
+from .token_pages import TokenPages
 from .wire import REQUEST_ID_BITS
 
 SLOT_BITS = 20
 MAX_REQUESTS = 1 << SLOT_BITS
-_SLOT_MASK = MAX_REQUESTS - 1
-_NUM_GENERATIONS = 1 << (REQUEST_ID_BITS - SLOT_BITS)
+NOWHERE = -1
+_SLOT_MASK = np.uint64(MAX_REQUESTS - 1)
+_ONE_GENERATION = np.uint64(1 << SLOT_BITS)
+_ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
+# In the ids of free slots, above all ids: nothing matches them.
+_FREE = np.uint64(1 << 63)
+_FILL = {"replica": NOWHERE, "sink": NO_BULK_SINK, "wire_ids": _FREE, "request_ids": _FREE}
 
-Rows = NDArray[np.intp]
-
-
-@dataclass(slots=True)
-class TokenChunk:
-    """News of one request.
-
-    Attributes:
-        token_ids: new tokens, in order; each token comes once.
-        finish: not NONE in the last chunk only.
-        num_prompt_tokens: of the request as submitted.
-        logprobs: one per token when asked for.
-        top_ids, top_logprobs: per token, the alternatives asked for.
-        error: what went wrong, when `finish` is ERROR.
-    """
-
-    token_ids: list[int]
-    finish: FinishReason
-    num_prompt_tokens: int
-    logprobs: list[float] | None = None
-    top_ids: list[list[int]] | None = None
-    top_logprobs: list[list[float]] | None = None
-    error: str = ""
+F64 = NDArray[np.float64]
 
 
-Sink = Callable[[TokenChunk], None]
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request from submission to its end.
+class Booked(NamedTuple):
+    """What one step's rows brought.
 
     Attributes:
-        request_id: what the caller knows it by: the wire id of its first attempt.
-        wire_id: of the present attempt.
-        replica_id: who works on it, empty while it is queued.
-        cost: prompt and expected output tokens, as reckoned when it was queued (again).
-        charge: what was added to its replica's outstanding tokens for it, and not yet taken off but for the emitted
-            tokens of this attempt.
-        num_prompt_charged: the part of it that goes with the first row.
-        num_emitted_before: tokens emitted when the present attempt began.
-        num_delivered: tokens that its sink has had.
-        logprobs, top_ids, top_logprobs: not yet delivered.
+        rows: those that someone must look at (first of an attempt, last, streamed), in order.
+        slots: of these rows.
+        num_tokens: taken in, of all rows.
     """
 
-    model: str
-    prompt_ids: I32
-    sampling: SamplingParams
-    sink: Sink
-    stream: bool
-    submitted_s: float
-    request_id: int = -1
-    wire_id: int = -1
-    slot: int = -1
-    replica_id: str = ""
-    cost: float = 0.0
-    charge: float = 0.0
-    num_prompt_charged: int = 0
-    num_attempts: int = 0
-    num_emitted_before: int = 0
-    num_delivered: int = 0
-    first_token_s: float | None = None
-    logprobs: list[float] = field(default_factory=list)
-    top_ids: list[list[int]] = field(default_factory=list)
-    top_logprobs: list[list[float]] = field(default_factory=list)
-
-    @property
-    def wants_logprobs(self) -> bool:
-        return self.sampling.num_logprobs != NO_LOGPROBS
-
-    def keep_logprobs(self, outputs: StepOutputs, row: int) -> None:
-        """Those of one token, until it is delivered."""
-        num_top = self.sampling.num_logprobs
-        self.logprobs.append(float(outputs.logprobs[row]))
-        self.top_ids.append(outputs.top_ids[row, :num_top].tolist())
-        self.top_logprobs.append(outputs.top_logprobs[row, :num_top].tolist())
-
-    def take_logprobs(self) -> tuple[list[float], list[list[int]], list[list[float]]]:
-        """Those kept, to deliver them."""
-        taken = self.logprobs, self.top_ids, self.top_logprobs
-        self.logprobs, self.top_ids, self.top_logprobs = [], [], []
-        return taken
+    rows: Indices
+    slots: Indices
+    num_tokens: int
 
 
 class RequestTable:
-    """Slots for requests. `tokens[slot, :counts[slot]]` are the tokens emitted so far, over all attempts.
+    """Slots for requests. Columns are by slot and may be read and, where said, written by their users.
 
-    `look[slot]` says that the next row needs a look: always when `every_row[slot]`, else on an attempt's first.
+    Attributes:
+        wire_ids: of the present attempt; of nobody when the slot is free.
+        request_ids: what the caller knows the request by: the wire id of its first attempt.
+        model: the model's number.
+        replica: the number of the replica that it is bound to, NOWHERE while queued. (written)
+        sink: the bulk sink's number, or NO_BULK_SINK for an ordinary request, which `ordinary` holds.
+        tags: what the bulk sink knows it by.
+        cost: prompt and expected output tokens, as reckoned when it was queued (again). (written)
+        charge: what was added to its replica's outstanding tokens for it, and not yet taken off but for the emitted
+            tokens of this attempt. (written)
+        prompt_charge: the part of it that goes with the attempt's first row. (written)
+        submitted_s, first_token_s: when; NaN before the first token. (written)
+        num_attempts: replicas lost under it. (written)
+        num_emitted_before: tokens emitted when the present attempt began.
+        num_emitted: tokens emitted so far, over all attempts.
     """
 
-    def __init__(self, num_slots: int = 256, num_columns: int = 64) -> None:
-        self._requests: list[Request | None] = [None] * num_slots
-        self._wire_ids = np.zeros(num_slots, np.uint64)
-        self._counts = np.zeros(num_slots, np.int64)
-        self._every_row = np.zeros(num_slots, np.bool_)
-        self._look = np.zeros(num_slots, np.bool_)
-        self._order = np.zeros(num_slots, np.int64)
-        self._tokens = np.zeros((num_slots, num_columns), np.int32)
-        self._free: deque[int] = deque(range(num_slots))
+    def __init__(self, num_slots: int = 256) -> None:
+        n = num_slots
+        self.wire_ids: U64 = np.arange(n, dtype=np.uint64) | _FREE
+        self.request_ids: U64 = np.full(n, _FREE)
+        self.model: I32 = np.zeros(n, np.int32)
+        self.replica: I32 = np.full(n, NOWHERE, np.int32)
+        self.sink: I32 = np.full(n, NO_BULK_SINK, np.int32)
+        self.tags: Indices = np.zeros(n, np.int64)
+        self.cost: F64 = np.zeros(n, np.float64)
+        self.charge: F64 = np.zeros(n, np.float64)
+        self.prompt_charge: Indices = np.zeros(n, np.int64)
+        self.submitted_s: F64 = np.zeros(n, np.float64)
+        self.first_token_s: F64 = np.zeros(n, np.float64)
+        self.num_attempts: I32 = np.zeros(n, np.int32)
+        self.num_emitted_before: Indices = np.zeros(n, np.int64)
+        self.prompt_lens: I32 = np.zeros(n, np.int32)
+        self.max_tokens: I32 = np.zeros(n, np.int32)
+        self.ignore_eos: U8 = np.zeros(n, np.uint8)
+        self._temperature: F32 = np.zeros(n, np.float32)
+        self._top_k: I32 = np.zeros(n, np.int32)
+        self._top_p: F32 = np.zeros(n, np.float32)
+        self._seed: U64 = np.zeros(n, np.uint64)
+        self._num_logprobs: NDArray[np.int8] = np.zeros(n, np.int8)
+        self._stop_lens: I32 = np.zeros(n, np.int32)
+        # `look` says that the next row needs a look: always when `every_row`, else on an attempt's first.
+        self._every_row: NDArray[np.bool_] = np.zeros(n, np.bool_)
+        self._look: NDArray[np.bool_] = np.zeros(n, np.bool_)
+        self._order: Indices = np.zeros(n, np.int64)
+        self._prompts: list[I32 | None] = [None] * n
+        self._stop_ids: dict[int, I32] = {}
+        self.ordinary: dict[int, Request] = {}
+        self.bulk_sinks = BulkSinks()
+        self._pages = TokenPages(n)
+        self._slots = IndexPool(n)
 
     def __len__(self) -> int:
-        return len(self._requests) - len(self._free)
+        return self._slots.num_taken
 
-    def __iter__(self) -> Iterator[Request]:
-        return (request for request in self._requests if request is not None)
+    @property
+    def num_emitted(self) -> Indices:
+        return self._pages.counts
 
-    def add(self, request: Request) -> None:
-        """Give the request a slot and its ids."""
-        if not self._free:
-            self._grow_slots()
-        request.slot = self._free.popleft()
-        self._requests[request.slot] = request
-        self._counts[request.slot] = 0
-        self._every_row[request.slot] = request.stream or request.wants_logprobs
-        self._renew(request)
-        request.request_id = request.wire_id
+    @property
+    def num_pages_used(self) -> int:
+        return self._pages.num_pages_used
 
-    def begin_attempt(self, request: Request) -> None:
-        """A new wire id: rows under the old one match nothing from here on."""
-        self._renew(request)
-        request.num_emitted_before = int(self._counts[request.slot])
+    def add(self, batch: SubmitBatch, model: int, now_s: float) -> Indices:
+        """Give requests slots and ids; those of `batch` do not count, and its arrays must not change afterwards."""
+        count = len(batch)
+        while self._slots.num_free < count:
+            self._grow()
+        slots = self._slots.take(count)
+        self._renew(slots)
+        self.request_ids[slots] = self.wire_ids[slots]
+        self.model[slots] = model
+        self.submitted_s[slots] = now_s
+        self.first_token_s[slots] = np.nan
+        self.num_attempts[slots] = 0
+        self.num_emitted_before[slots] = 0
+        self.prompt_lens[slots] = batch.prompt_lens
+        self.max_tokens[slots] = batch.max_tokens
+        self.ignore_eos[slots] = batch.ignore_eos
+        self._temperature[slots] = batch.temperature
+        self._top_k[slots] = batch.top_k
+        self._top_p[slots] = batch.top_p
+        self._seed[slots] = batch.seed
+        self._num_logprobs[slots] = batch.num_logprobs
+        self._stop_lens[slots] = batch.stop_lens
+        ends = batch.prompt_lens.cumsum(dtype=np.int64)
+        starts = (ends - batch.prompt_lens).tolist()
+        for slot, start, end in zip(slots.tolist(), starts, ends.tolist(), strict=True):
+            self._prompts[slot] = batch.prompt_ids[start:end]
+        if len(batch.stop_ids):
+            self._keep_stop_ids(slots, batch)
+        return slots
 
-    def _renew(self, request: Request) -> None:
-        generation = ((int(self._wire_ids[request.slot]) >> SLOT_BITS) + 1) % _NUM_GENERATIONS
-        request.wire_id = (generation << SLOT_BITS) | request.slot
-        self._wire_ids[request.slot] = request.wire_id
-        self._look[request.slot] = True
+    def set_ordinary(self, slot: int, request: Request) -> None:
+        """Its news go to its own sink."""
+        self.sink[slot] = NO_BULK_SINK
+        self.ordinary[slot] = request
+        self._every_row[slot] = request.stream or request.num_top is not None
 
-    def remove(self, request: Request) -> None:
-        """Free the slot. Rows under its wire id match nothing from here on."""
-        self._renew(request)
-        self._requests[request.slot] = None
-        self._free.append(request.slot)
+    def set_bulk(self, slots: Indices, tags: Indices, sink: BulkSink) -> None:
+        """Their news go to one sink."""
+        self.sink[slots] = self.bulk_sinks.add(sink, len(slots))
+        self.tags[slots] = tags
+        self._every_row[slots] = False
 
-    def holds(self, request: Request) -> bool:
-        """Whether it has not been removed."""
-        return self._requests[request.slot] is request
+    def begin_attempt(self, slots: Indices) -> None:
+        """New wire ids: rows under the old ones match nothing from here on."""
+        self._renew(slots)
+        self.num_emitted_before[slots] = self.num_emitted[slots]
 
-    def find(self, request_id: int) -> Request | None:
-        """By the caller's id."""
-        slot = request_id & _SLOT_MASK
-        request = self._requests[slot] if slot < len(self._requests) else None
-        return request if request is not None and request.request_id == request_id else None
+    def remove(self, slots: Indices) -> None:
+        """Free slots, which differ. Rows under their wire ids match nothing from here on."""
+        self._renew(slots)
+        self.wire_ids[slots] |= _FREE
+        self.bulk_sinks.remove(self.sink[slots])
+        self._pages.clear(slots)
+        for slot in slots.tolist():
+            self._prompts[slot] = None
+            self.ordinary.pop(slot, None)
+            self._stop_ids.pop(slot, None)
+        self.request_ids[slots] = _FREE
+        self.sink[slots] = NO_BULK_SINK
+        self.replica[slots] = NOWHERE
+        self._slots.give(slots)
 
-    def attempt(self, wire_id: int) -> Request | None:
-        """By the id of the present attempt."""
-        slot = wire_id & _SLOT_MASK
-        request = self._requests[slot] if slot < len(self._requests) else None
-        return request if request is not None and request.wire_id == wire_id else None
+    def match(self, wire_ids: U64) -> tuple[Indices, NDArray[np.bool_]]:
+        """The slots of wire ids, and which of these are of a present attempt."""
+        slots = (wire_ids & _SLOT_MASK).astype(np.int64)
+        return slots, self.wire_ids.take(slots, mode="clip") == wire_ids
 
-    def emitted(self, request: Request, start: int = 0) -> I32:
-        """Its tokens from the given one on (a view)."""
-        return self._tokens[request.slot, start : self._counts[request.slot]]
+    def find(self, request_ids: U64) -> Indices:
+        """The slots of those that there are, by the callers' ids."""
+        slots = (request_ids & _SLOT_MASK).astype(np.int64)
+        return np.unique(slots[self.request_ids.take(slots, mode="clip") == request_ids])
 
-    def num_emitted(self, request: Request) -> int:
-        return int(self._counts[request.slot])
+    def request_ids_of(self, sink: BulkSink) -> list[int]:
+        """All that a bulk sink has here."""
+        number = self.bulk_sinks.number_of(sink)
+        return [] if number is None else self.request_ids[self.sink == number].tolist()
 
-    def book(self, wire_ids: U64, token_ids: I32, finish: U8) -> tuple[Rows, int]:
-        """Take one step's rows in.
+    def at_replica(self, replica: int) -> Indices:
+        """All that are bound to a replica, oldest first."""
+        slots = np.flatnonzero(self.replica == replica)
+        return slots[np.argsort(self.submitted_s[slots], kind="stable")]
 
-        Returns:
-            The rows that someone must look at (first of an attempt, last, streamed), in order; and how many
-            tokens were taken in.
-        """
-        slots = (wire_ids & np.uint64(_SLOT_MASK)).astype(np.int64)
-        known = self._wire_ids.take(slots, mode="clip") == wire_ids
+    def emitted(self, slot: int, start: int = 0) -> I32:
+        """Its tokens from the given one on."""
+        return self._pages.of(slot, start)
+
+    def batch(self, slots: Indices) -> SubmitBatch:
+        """As a replica takes them. One that had begun elsewhere goes on from prompt + emitted tokens."""
+        prompts = [self._prompts[slot] for slot in slots.tolist()]
+        num_emitted = self.num_emitted[slots]
+        for row in np.flatnonzero(num_emitted).tolist():
+            prompts[row] = np.concatenate([prompts[row], self.emitted(int(slots[row]))])
+        stop_ids = [self._stop_ids[slot] for slot in slots[self._stop_lens[slots] > 0].tolist()]
+        return SubmitBatch(
+            request_ids=self.wire_ids[slots],
+            prompt_lens=(self.prompt_lens[slots] + num_emitted).astype(np.int32),
+            prompt_ids=np.concatenate(prompts),
+            max_tokens=(self.max_tokens[slots] - num_emitted).astype(np.int32),
+            temperature=self._temperature[slots],
+            top_k=self._top_k[slots],
+            top_p=self._top_p[slots],
+            seed=self._seed[slots],
+            ignore_eos=self.ignore_eos[slots],
+            num_logprobs=self._num_logprobs[slots],
+            stop_lens=self._stop_lens[slots],
+            stop_ids=np.concatenate(stop_ids) if stop_ids else np.zeros(0, np.int32),
+        )
+
+    def book(self, wire_ids: U64, token_ids: I32, finish: U8) -> Booked:
+        """Take one step's rows in."""
+        slots, known = self.match(wire_ids)
         if known.all() and self._all_differ(slots):
-            return self._book(slots, token_ids, finish)
+            return self._book(np.arange(len(slots)), slots, token_ids, finish)
         return self._book_in_parts(np.flatnonzero(known), slots, token_ids, finish)
 
-    def _book(self, slots: Rows, token_ids: I32, finish: U8) -> tuple[Rows, int]:
+    def _book(self, rows: Indices, slots: Indices, token_ids: I32, finish: U8) -> Booked:
         """Rows of known requests, one each."""
-        num_tokens = self._append(slots, token_ids)
-        attention = self._look[slots]
-        looked_at = np.flatnonzero(attention | (finish != 0))
-        if len(looked_at):
-            self._look[slots] = self._every_row[slots]
-        return looked_at, num_tokens
+        has_token = token_ids >= 0
+        num_tokens = int(np.count_nonzero(has_token))
+        if num_tokens < len(slots):
+            self._pages.append(slots[has_token], token_ids[has_token])
+        else:
+            self._pages.append(slots, token_ids)
+        looked_at = np.flatnonzero(self._look[slots] | (finish != 0))
+        slots = slots[looked_at]
+        self._look[slots] = self._every_row[slots]
+        return Booked(rows[looked_at], slots, num_tokens)
 
-    def _book_in_parts(self, rows: Rows, slots: Rows, token_ids: I32, finish: U8) -> tuple[Rows, int]:
+    def _book_in_parts(self, rows: Indices, slots: Indices, token_ids: I32, finish: U8) -> Booked:
         """The given rows; a request may have several: an engine may bring it more than one token in a step."""
-        looked_at = [rows[:0]]
-        num_tokens = 0
+        parts: list[Booked] = []
         while len(rows):
             _, first = np.unique(slots[rows], return_index=True)
             part = rows[np.sort(first)]
-            attention, num_new = self._book(slots[part], token_ids[part], finish[part])
-            looked_at.append(part[attention])
-            num_tokens += num_new
+            parts.append(self._book(part, slots[part], token_ids[part], finish[part]))
             rows = np.delete(rows, first)
-        return np.sort(np.concatenate(looked_at)), num_tokens
+        looked_at = np.sort(np.concatenate([rows, *(part.rows for part in parts)]))
+        return Booked(looked_at, slots[looked_at], sum(part.num_tokens for part in parts))
 
-    def _all_differ(self, slots: Rows) -> bool:
+    def _all_differ(self, slots: Indices) -> bool:
         order = np.arange(len(slots))
         self._order[slots] = order
         return bool((self._order[slots] == order).all())
 
-    def _append(self, slots: Rows, token_ids: I32) -> int:
-        """Store one token per slot; slots differ. Returns how many there were: rows without a token have -1."""
-        has_token = token_ids >= 0
-        if not has_token.all():
-            slots, token_ids = slots[has_token], token_ids[has_token]
-        columns = self._counts[slots]
-        if len(columns) and columns.max() >= self._tokens.shape[1]:
-            self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], axis=1)
-        self._tokens[slots, columns] = token_ids
-        self._counts[slots] = columns + 1
-        return len(slots)
+    def _renew(self, slots: Indices) -> None:
+        self.wire_ids[slots] = (self.wire_ids[slots] + _ONE_GENERATION) & _ID_MASK
+        self._look[slots] = True
 
-    def _grow_slots(self) -> None:
-        old = len(self._requests)
+    def _keep_stop_ids(self, slots: Indices, batch: SubmitBatch) -> None:
+        stops = np.split(batch.stop_ids, batch.stop_lens.cumsum()[:-1])
+        for slot, stop_ids in zip(slots.tolist(), stops, strict=True):
+            if len(stop_ids):
+                self._stop_ids[slot] = stop_ids
+
+    def _grow(self) -> None:
+        old = len(self.wire_ids)
         if old >= MAX_REQUESTS:
             raise AssertionError("a router's queues are bounded far below its slots")
-        self._requests += [None] * old
-        self._free.extend(range(old, 2 * old))
-        self._wire_ids = np.concatenate([self._wire_ids, np.zeros(old, np.uint64)])
-        self._counts = np.concatenate([self._counts, np.zeros(old, np.int64)])
-        self._order = np.concatenate([self._order, np.zeros(old, np.int64)])
-        self._every_row = np.concatenate([self._every_row, np.zeros(old, np.bool_)])
-        self._look = np.concatenate([self._look, np.zeros(old, np.bool_)])
-        self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])
+        for name, column in list(vars(self).items()):
+            if isinstance(column, np.ndarray):
+                setattr(self, name, np.concatenate([column, np.full_like(column, _FILL.get(name, 0))]))
+        self.wire_ids[old:] |= np.arange(old, 2 * old, dtype=np.uint64)
+        self._prompts += [None] * old
+        self._pages.grow(2 * old)
+        self._slots.grow(2 * old)

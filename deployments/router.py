@@ -10,20 +10,25 @@ The same class runs inside the gateway and inside a benchmark process. One threa
 import time
 from collections.abc import Callable, Sequence
 
-from ..models.engine.protocol import I32, SamplingParams
+import numpy as np
+
+from ..models.engine.protocol import I32, NO_LOGPROBS, U64, SamplingParams, SubmitBatch
 from ..models.errors import UnknownModelError
 from .addresses import ReplicaAddress, ServiceKeys
 from .delivery import Delivery
 from .dispatch import Dispatcher
+from .index_pool import Indices
 from .replica_connections import ReplicaConnections
-from .request_checks import checked_prompt, checked_sampling
-from .request_table import Request, RequestTable, Sink, TokenChunk
+from .replica_loads import ReplicaLoads
+from .request_checks import checked_bulk, checked_prompt, checked_sampling
+from .request_table import RequestTable
 from .router_settings import RouterSettings
 from .router_state import Model, Pool, Replica
 from .router_stats import RouterSnapshot
+from .sinks import BulkSink, Request, Sink, TokenChunk
 from .wire import Output, Refused
 
-__all__ = ["Router", "RouterSettings", "Sink", "TokenChunk"]
+__all__ = ["BulkSink", "Router", "RouterSettings", "Sink", "TokenChunk"]
 
 # A drain takes no more at once, so that an event loop gets its turn.
 MAX_MESSAGES_PER_DRAIN = 1000
@@ -53,11 +58,19 @@ class Router:
         self.on_pending: Callable[[], None] | None = None
         self._clock = clock
         self._table = RequestTable()
-        self._models = {name: Model(name, max_queued) for name, max_queued in settings.models.items()}
+        self._loads = ReplicaLoads()
+        self._models: dict[str, Model] = {}
+        self._model_list: list[Model] = []
+        for name, max_queued in settings.models.items():
+            self._add_model(name, max_queued)
         self._pools: dict[tuple[str, str], Pool] = {}
-        self._connections = ReplicaConnections(router_id, keys, settings, clock, self._continue_elsewhere)
-        self._dispatcher = Dispatcher(self._table, self._models, self._connections, settings.overcommit)
-        self._delivery = Delivery(self._table, self._models, self._connections, clock)
+        self._connections = ReplicaConnections(
+            router_id, keys, settings, self._loads, clock, self._continue_elsewhere
+        )
+        self._dispatcher = Dispatcher(
+            self._table, self._model_list, self._loads, self._connections, settings, clock
+        )
+        self._delivery = Delivery(self._table, self._model_list, self._connections, self._dispatcher, clock)
         self._has_pending = False
         self._tick_due_s = clock()
 
@@ -104,31 +117,66 @@ class Router:
         stream: bool = False,
     ) -> list[int]:
         """As `submit` for many: all are queued, or an error is raised and none is."""
-        state = self._models.get(model)
-        if state is None:
-            served = ", ".join(sorted(self._models)) or "none"
-            raise UnknownModelError(f"model {model!r} is not served here; these are: {served}", "model")
+        state = self._model(model)
         arrays = [checked_prompt(prompt) for prompt in prompts]
         for params in sampling:
             checked_sampling(params)
-        self._dispatcher.admit(state, len(arrays))
-        now_s = self._clock()
-        requests = [
-            Request(model, prompt, params, sink, stream, now_s)
-            for prompt, params, sink in zip(arrays, sampling, sinks, strict=True)
-        ]
-        for request in requests:
-            self._table.add(request)
-            state.enqueue(request, num_emitted=0)
-        state.num_submitted += len(requests)
-        self._set_pending()
-        return [request.request_id for request in requests]
+        if not len(arrays) == len(sampling) == len(sinks):
+            raise ValueError("as many prompts as sampling parameters and sinks")
+        if not arrays:
+            return []
+        slots = self._admit(state, SubmitBatch.build(range(len(arrays)), arrays, sampling))
+        request_ids: list[int] = self._table.request_ids[slots].tolist()
+        for row, slot in enumerate(slots.tolist()):
+            num_top = sampling[row].num_logprobs
+            request = Request(
+                request_ids[row], sinks[row], stream, len(arrays[row]), None if num_top == NO_LOGPROBS else num_top
+            )
+            self._table.set_ordinary(slot, request)
+        self._queue(state, slots)
+        return request_ids
+
+    def submit_bulk(
+        self,
+        model: str,
+        prompt_ids: I32,
+        prompt_lens: I32,
+        max_tokens: I32,
+        seeds: U64,
+        tags: Indices,
+        sink: BulkSink,
+        *,
+        ignore_eos: bool = False,
+        temperature: float = 0.0,
+    ) -> U64:
+        """As `submit_many` for requests whose tokens nobody reads one by one: no Python work per request.
+
+        Args:
+            prompt_ids: [P] of all prompts, one behind the other.
+            prompt_lens, max_tokens, seeds: [N].
+            tags: [N] what `sink` knows them by.
+
+        Returns:
+            [N] ids, for `abort_many`.
+        """
+        state = self._model(model)
+        batch = checked_bulk(prompt_ids, prompt_lens, max_tokens, seeds, ignore_eos, temperature)
+        tags = np.asarray(tags, np.int64)
+        if tags.shape != batch.max_tokens.shape:
+            raise ValueError("as many tags as prompts")
+        slots = self._admit(state, batch)
+        self._table.set_bulk(slots, tags, sink)
+        self._queue(state, slots)
+        return self._table.request_ids[slots]
 
     def abort(self, request_id: int) -> None:
         """Forget a request: its sink is not called again, its replica frees its blocks. Ignores unknown ids."""
-        if (request := self._table.find(request_id)) is not None:
-            self._delivery.abort(request)
-            self._set_pending()
+        self.abort_many([request_id])
+
+    def abort_many(self, request_ids: Sequence[int] | U64) -> None:
+        """As `abort` for many. A bulk sink may still hear of what came in the message that it is being told of."""
+        self._delivery.abort([int(each) for each in request_ids])
+        self._set_pending()
 
     def fileno(self) -> int:
         """ZMQ's descriptor, edge-triggered: when it is readable call `drain_messages`; see `router_asyncio`."""
@@ -145,9 +193,14 @@ class Router:
         return num_messages
 
     def flush(self) -> None:
-        """Hand queued requests to replicas with room: one Submit message per replica."""
+        """Hand queued requests to replicas with room: one Submit message per replica. When messages are held back
+        (`RouterSettings.max_clump_s`), call again after `next_flush_s`."""
         self._has_pending = False
         self._dispatcher.flush()
+
+    def next_flush_s(self) -> float:
+        """Seconds until messages that are held back are due; infinite when there are none."""
+        return self._dispatcher.next_send_s() - self._clock()
 
     def poll(self, timeout_s: float) -> int:
         """For users without an event loop: flush, wait at most `timeout_s`, handle messages, `tick` if due.
@@ -156,7 +209,8 @@ class Router:
         """
         self.flush()
         if not self.has_messages():
-            self._connections.socket.wait(min(timeout_s, self._tick_due_s - self._clock()))
+            due_s = min(self._tick_due_s, self._dispatcher.next_send_s())
+            self._connections.socket.wait(min(timeout_s, due_s - self._clock()))
         num_messages = self.drain_messages()
         if self._clock() >= self._tick_due_s:
             self.tick()
@@ -168,7 +222,7 @@ class Router:
         self._connections.heartbeat()
         self._drop_ended()
         now_s = self._clock()
-        for model in self._models.values():
+        for model in self._model_list:
             self._check_served(model, now_s)
         self.flush()
         self._tick_due_s = now_s + self.settings.tick_s
@@ -179,7 +233,7 @@ class Router:
             router_id=self.router_id,
             taken_at=time.time(),
             replicas=tuple(replica.snapshot(now_s) for replica in self._connections),
-            models=tuple(model.snapshot() for model in self._models.values()),
+            models=tuple(model.snapshot() for model in self._model_list),
             pools=tuple(pool.snapshot() for pool in self._pools.values()),
         )
 
@@ -193,18 +247,48 @@ class Router:
             if self.on_pending is not None:
                 self.on_pending()
 
+    def _model(self, name: str) -> Model:
+        model = self._models.get(name)
+        if model is None:
+            served = ", ".join(sorted(self._models)) or "none"
+            raise UnknownModelError(f"model {name!r} is not served here; these are: {served}", "model")
+        return model
+
+    def _admit(self, model: Model, batch: SubmitBatch) -> Indices:
+        """Into the table, or an error."""
+        self._dispatcher.admit(model, len(batch))
+        return self._table.add(batch, model.number, self._clock())
+
+    def _queue(self, model: Model, slots: Indices) -> None:
+        model.enqueue(slots)
+        model.num_submitted += len(slots)
+        self._set_pending()
+
+    def _add_model(self, name: str, max_queued: int) -> Model:
+        model = Model(name, len(self._model_list), max_queued, self._table, self._loads)
+        self._models[name] = model
+        self._model_list.append(model)
+        return model
+
     def _add(self, address: ReplicaAddress) -> None:
-        model = self._models.setdefault(address.model, Model(address.model, self.settings.max_queued))
-        pool = self._pools.setdefault((address.model, address.pool), Pool(address.model, address.pool))
-        model.replicas.append(self._connections.add(address, pool))
+        model = self._models.get(address.model) or self._add_model(address.model, self.settings.max_queued)
+        pool = self._pools.get((address.model, address.pool))
+        if pool is None:
+            pool = self._pools[address.model, address.pool] = Pool(address.model, address.pool)
+            model.pools.append(pool)
+        replica = self._connections.add(address, pool)
+        pool.set_replicas([*pool.replicas, replica])
+        model.note_replicas()
 
     def _drop(self, replica: Replica) -> None:
-        self._models[replica.address.model].replicas.remove(replica)
+        pool = replica.pool
+        pool.set_replicas([each for each in pool.replicas if each is not replica])
+        self._models[pool.model].note_replicas()
         self._connections.drop(replica)
 
     def _drop_ended(self) -> None:
         for replica in self._connections:
-            if not replica.listed and not replica.in_flight:
+            if not replica.listed and not replica.num_in_flight:
                 self._drop(replica)
 
     def _receive_all(self) -> int:
@@ -212,42 +296,39 @@ class Router:
         while num_messages < MAX_MESSAGES_PER_DRAIN and (received := self._connections.receive()) is not None:
             num_messages += 1
             replica, message = received
+            model = self._models[replica.address.model]
             if isinstance(message, Output):
-                self._delivery.take_in(replica, message.outputs)
-                replica.note_in_flight(message.num_in_flight)
+                self._delivery.take_in(replica, model, message.outputs)
+                replica.note_step_end(message.outputs.step.step_s, message.num_in_flight, self._clock())
             else:
-                self._take_back(replica, message)
+                self._take_back(replica, model, message)
         return num_messages
 
-    def _take_back(self, replica: Replica, message: Refused) -> None:
+    def _take_back(self, replica: Replica, model: Model, message: Refused) -> None:
         """A draining replica did not take these."""
-        model = self._models[replica.address.model]
-        for wire_id in reversed(message.request_ids.tolist()):
-            request = self._table.attempt(wire_id)
-            if request is not None and request.replica_id == replica.replica_id:
-                replica.release(request, self._table.num_emitted(request))
-                self._requeue(model, request)
+        slots, valid = self._table.match(message.request_ids)
+        slots = slots[valid]
+        slots = slots[self._table.replica[slots] == replica.number]
+        if len(slots):
+            replica.release(self._table, slots)
+            self._requeue(model, slots)
 
     def _continue_elsewhere(self, replica: Replica) -> None:
         """Queue again what a lost replica had. Sinks are called when all is in place, as they may abort."""
         model = self._models[replica.address.model]
-        unsent = {request.slot for request in replica.outbox}
-        requests = replica.release_all()
-        for request in reversed(requests):
-            request.num_attempts += request.slot not in unsent
-            self._requeue(model, request)
-        for request in requests:
-            if request.num_attempts >= self.settings.max_attempts:
-                lost = f"{request.num_attempts} replicas were lost under this request"
-                self._delivery.fail(request, f"{lost}; the last: {replica.reason}")
-            else:
-                model.num_continued += request.slot not in unsent
+        slots, sent = replica.release_all(self._table)
+        self._table.num_attempts[slots[sent]] += 1
+        self._requeue(model, slots)
+        is_lost = self._table.num_attempts[slots] >= self.settings.max_attempts
+        model.num_continued += int((sent & ~is_lost).sum())
+        lost = f"{self.settings.max_attempts} replicas were lost under this request"
+        self._delivery.fail(model, slots[is_lost], f"{lost}; the last: {replica.reason}")
         self._set_pending()
 
-    def _requeue(self, model: Model, request: Request) -> None:
-        """Before all others, as a new attempt that goes on after the tokens it has."""
-        self._table.begin_attempt(request)
-        model.enqueue(request, self._table.num_emitted(request), first=True)
+    def _requeue(self, model: Model, slots: Indices) -> None:
+        """Before all others, as new attempts that go on after the tokens they have."""
+        self._table.begin_attempt(slots)
+        model.enqueue(slots, first=True)
 
     def _check_served(self, model: Model, now_s: float) -> None:
         """Requests do not wait for ever for a replica that does not come."""
@@ -256,6 +337,6 @@ class Router:
         elif model.unserved_since_s is None:
             model.unserved_since_s = now_s
         elif now_s - model.unserved_since_s > self.settings.continuation_timeout_s:
-            for request in list(model.queue.values()):
-                waited_s = now_s - model.unserved_since_s
-                self._delivery.fail(request, f"model {model.name} has had no replica for {waited_s:.1f} s")
+            waited_s = now_s - model.unserved_since_s
+            error = f"model {model.name} has had no replica for {waited_s:.1f} s"
+            self._delivery.fail(model, model.queue.all(), error)

@@ -15,6 +15,10 @@ class RouterSettings:
             listed becomes known with its first replica and takes `max_queued`.
         overcommit: requests in flight at a replica beyond its max_num_seqs, as a share of it (at least 1), so that
             a slot that frees has its successor at hand.
+        max_submits_per_s: Submit messages per second, to all replicas together, above which requests wait for
+            company.
+        max_clump_s: the longest that they wait, and never past the step that is running at their replica; 0 sends
+            always at once.
         dead_after_s: a replica that says nothing for so long is lost. It says nothing during a step, so this must
             outlast the longest one; a process or host that dies is noticed within seconds by its connection.
         continuation_timeout_s: how long requests wait when their model has no replica left.
@@ -27,6 +31,8 @@ class RouterSettings:
     models: Mapping[str, int] = field(default_factory=dict)
     max_queued: int = 1024
     overcommit: float = 0.125
+    max_submits_per_s: float = 1000.0
+    max_clump_s: float = 0.005
     dead_after_s: float = 30.0
     continuation_timeout_s: float = 30.0
     max_attempts: int = 3

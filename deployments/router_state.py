@@ -1,15 +1,23 @@
-"""What a router keeps of each replica, model and pool. Data with the small steps that keep it whole; no sockets."""
+"""What a router keeps of each replica, pool and model. Data with the small steps that keep it whole; no sockets."""
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ..models.engine.protocol import StepRecord
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.engine.protocol import U64, StepRecord
 from .addresses import ReplicaAddress
-from .request_table import Request
+from .clumping import observe_shortest_step
+from .index_pool import Indices
+from .replica_loads import F64, ReplicaLoads
+from .request_queue import RequestQueue
+from .request_table import NOWHERE, RequestTable
 from .router_stats import Histogram, ModelSnapshot, PoolSnapshot, ReplicaSnapshot
-from .routing_policy import OutputLength, StepCurve, limit_in_flight, observe_slowness, tokens_per_s
+from .routing_policy import OutputLength, StepCurve, known_speeds, limit_in_flight, observe_slowness, tokens_per_s
 from .wire import ReplicaStatus
+
+_NO_LIMIT = 1 << 31
 
 
 class ReplicaState(StrEnum):
@@ -30,14 +38,28 @@ class ReplicaState(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """The replicas of one model on one accelerator."""
+    """The replicas of one model on one accelerator. `numbers` are theirs."""
 
     model: str
     name: str
     curve: StepCurve = field(default_factory=StepCurve)
+    replicas: "list[Replica]" = field(default_factory=list)
+    numbers: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
     ttft: Histogram = field(default_factory=Histogram)
     tpot: Histogram = field(default_factory=Histogram)
     e2e: Histogram = field(default_factory=Histogram)
+
+    def set_replicas(self, replicas: "list[Replica]") -> None:
+        self.replicas = replicas
+        self.numbers = np.array([replica.number for replica in replicas], np.int64)
+
+    def tokens_per_s(self, loads: ReplicaLoads) -> F64 | None:
+        """The speed of each replica; None before one was measured."""
+        if not self.replicas:
+            return None
+        # Replicas of one pool have equal engine settings.
+        speed = tokens_per_s(self.curve, 1.0, self.replicas[0].address.max_num_seqs)
+        return None if speed is None else speed / loads.slowness[self.numbers]
 
     def snapshot(self) -> PoolSnapshot:
         return PoolSnapshot(
@@ -49,109 +71,119 @@ class Pool:
         )
 
 
-@dataclass(slots=True, eq=False)
 class Replica:
     """One replica.
 
     Attributes:
+        number: its place in `loads`.
         endpoint: the way there; empty when there is none.
         connection: the name of its present connection; empty without one.
         last_heard_s, greeted_s, pinged_s: when it last said something, was last greeted, was last pinged.
+        state, reason: see ReplicaState.
         listed: still among the addresses given; an unlisted one only ends what it has.
-        in_flight: requests that it holds, by slot.
-        outbox: assigned, to be sent with the next flush. Requests may have left since.
+        step_began_s: when its present step began; in the far past when it has none or that is not known.
+        shortest_step_s: of its steps of late; 0 before the first.
+        outbox: wire ids bound to it, to be sent. Some may have left since.
         aborts: wire ids to abort with the next flush.
-        num_others: requests of other routers that it holds, as last told.
     """
 
-    address: ReplicaAddress
-    pool: Pool
-    endpoint: str
-    last_heard_s: float
-    state: ReplicaState = ReplicaState.CONNECTING
-    reason: str = ""
-    connection: str = ""
-    greeted_s: float = float("-inf")
-    pinged_s: float = float("-inf")
-    listed: bool = True
-    in_flight: dict[int, Request] = field(default_factory=dict)
-    outbox: list[Request] = field(default_factory=list)
-    aborts: list[int] = field(default_factory=list)
-    outstanding_tokens: float = 0.0
-    num_others: int = 0
-    slowness: float = 1.0
-    status: ReplicaStatus | None = None
-    status_s: float = 0.0
-    num_output_tokens: int = 0
-    num_prompt_tokens: int = 0
+    def __init__(
+        self, address: ReplicaAddress, pool: Pool, loads: ReplicaLoads, overcommit: float, now_s: float
+    ) -> None:
+        self.address = address
+        self.replica_id = address.replica_id
+        self.pool = pool
+        self.loads = loads
+        self.number = loads.add(limit_in_flight(address.max_num_seqs, overcommit))
+        self.endpoint = ""
+        self.connection = ""
+        self.last_heard_s = now_s
+        self.greeted_s = self.pinged_s = float("-inf")
+        self.reason = ""
+        self.step_began_s = float("-inf")
+        self.shortest_step_s = 0.0
+        self.outbox: list[U64] = []
+        self.aborts: list[int] = []
+        self.status: ReplicaStatus | None = None
+        self.status_s = 0.0
+        self.num_output_tokens = 0
+        self.num_prompt_tokens = 0
+        self._state = ReplicaState.CONNECTING
+        self._listed = True
 
     @property
-    def replica_id(self) -> str:
-        return self.address.replica_id
+    def state(self) -> ReplicaState:
+        return self._state
+
+    @state.setter
+    def state(self, state: ReplicaState) -> None:
+        self._state = state
+        self.loads.accepts[self.number] = self.accepts
+
+    @property
+    def listed(self) -> bool:
+        return self._listed
+
+    @listed.setter
+    def listed(self, listed: bool) -> None:
+        self._listed = listed
+        self.loads.accepts[self.number] = self.accepts
 
     @property
     def alive(self) -> bool:
-        return self.state in (ReplicaState.READY, ReplicaState.DRAINING)
+        return self._state in (ReplicaState.READY, ReplicaState.DRAINING)
 
     @property
     def accepts(self) -> bool:
-        return self.state is ReplicaState.READY and self.listed
+        return self._state is ReplicaState.READY and self._listed
 
     @property
     def may_accept_soon(self) -> bool:
-        return self.listed and self.state in (ReplicaState.READY, ReplicaState.CONNECTING)
+        return self._listed and self._state in (ReplicaState.READY, ReplicaState.CONNECTING)
+
+    @property
+    def num_in_flight(self) -> int:
+        return int(self.loads.num_in_flight[self.number])
 
     def tokens_per_s(self) -> float | None:
-        return tokens_per_s(self.pool.curve, self.slowness, self.address.max_num_seqs)
+        slowness = float(self.loads.slowness[self.number])
+        return tokens_per_s(self.pool.curve, slowness, self.address.max_num_seqs)
 
-    def room(self, overcommit: float) -> int:
-        limit = limit_in_flight(self.address.max_num_seqs, overcommit)
-        return limit - len(self.in_flight) - self.num_others if self.accepts else 0
+    def compute_prompts(self, table: RequestTable, slots: Indices) -> None:
+        """The first rows of these came: their prompts are no longer outstanding."""
+        computed = table.prompt_charge[slots]
+        self.loads.outstanding_tokens[self.number] -= computed.sum()
+        table.charge[slots] -= computed
+        table.prompt_charge[slots] = 0
 
-    def tokens_to_compute(self, mean_cost: float) -> float:
-        """Outstanding here; `mean_cost` is reckoned for each request of other routers."""
-        own = max(self.outstanding_tokens, len(self.in_flight))  # answers may be longer than expected
-        return own + self.num_others * mean_cost
+    def release(self, table: RequestTable, slots: Indices) -> None:
+        """These are no longer here; what they did not need is no longer outstanding."""
+        emitted = table.num_emitted[slots] - table.num_emitted_before[slots]
+        table.replica[slots] = NOWHERE
+        self.loads.release(self.number, len(slots), float((table.charge[slots] - emitted).sum()))
 
-    def take(self, request: Request, num_emitted: int) -> None:
-        """The request will be sent here."""
-        request.replica_id = self.replica_id
-        request.charge = request.cost
-        request.num_prompt_charged = len(request.prompt_ids) + num_emitted
-        self.in_flight[request.slot] = request
-        self.outstanding_tokens += request.charge
-        self.outbox.append(request)
-
-    def prompt_is_computed(self, request: Request) -> None:
-        """Its first row came."""
-        self.outstanding_tokens -= request.num_prompt_charged
-        request.charge -= request.num_prompt_charged
-        request.num_prompt_charged = 0
-
-    def release(self, request: Request, num_emitted: int) -> None:
-        """The request is no longer here; what it did not need is no longer outstanding."""
-        del self.in_flight[request.slot]
-        request.replica_id = ""
-        self.outstanding_tokens -= request.charge - (num_emitted - request.num_emitted_before)
-        if not self.in_flight:
-            self.outstanding_tokens = 0.0  # and with it what rounding left over
-
-    def release_all(self) -> list[Request]:
-        """It is lost: nothing is here any more. Returns what was, oldest first."""
-        requests = sorted(self.in_flight.values(), key=lambda request: request.submitted_s)
-        for request in requests:
-            request.replica_id = ""
-        self.in_flight.clear()
+    def release_all(self, table: RequestTable) -> tuple[Indices, NDArray[np.bool_]]:
+        """It is lost: nothing is here any more. Returns what was, oldest first, and which of these were sent."""
+        slots = table.at_replica(self.number)
+        unsent = np.concatenate([np.zeros(0, np.uint64), *self.outbox])
+        sent = ~np.isin(table.wire_ids[slots], unsent)
+        table.replica[slots] = NOWHERE
         self.outbox.clear()
         self.aborts.clear()
-        self.outstanding_tokens = 0.0
-        self.num_others = 0
-        return requests
+        self.loads.clear(self.number)
+        return slots, sent
+
+    def note_step_end(self, step_s: float, num_in_flight: int, now_s: float) -> None:
+        """An Output came: with work left, the next step began when it was sent."""
+        self.shortest_step_s = observe_shortest_step(self.shortest_step_s, step_s)
+        delay_s = float(self.loads.delay_s[self.number])
+        self.step_began_s = now_s - delay_s if num_in_flight else float("-inf")
+        self.note_in_flight(num_in_flight)
 
     def note_in_flight(self, num_in_flight: int) -> None:
         """The replica told how many requests it holds, of all routers."""
         alone = self.status is not None and self.status.num_gateways <= 1
-        self.num_others = 0 if alone else max(0, num_in_flight - len(self.in_flight))
+        self.loads.num_others[self.number] = 0 if alone else max(0, num_in_flight - self.num_in_flight)
 
     def note_status(self, status: ReplicaStatus, now_s: float) -> None:
         self.status = status
@@ -160,21 +192,23 @@ class Replica:
 
     def book_step(self, step: StepRecord, num_tokens: int) -> None:
         """Learn from one step: its speed, and `num_tokens` that are no longer outstanding."""
+        number, loads = self.number, self.loads
         computed = step.num_prefill_tokens + step.num_decode_tokens
         self.pool.curve = self.pool.curve.observe(computed, step.step_s)
-        self.slowness = observe_slowness(self.slowness, self.pool.curve, computed, step.step_s)
-        self.outstanding_tokens -= num_tokens
+        slowness = float(loads.slowness[number])
+        loads.slowness[number] = observe_slowness(slowness, self.pool.curve, computed, step.step_s)
+        loads.outstanding_tokens[number] -= num_tokens
         self.num_output_tokens += num_tokens
 
     def snapshot(self, now_s: float) -> ReplicaSnapshot:
         return ReplicaSnapshot(
             address=self.address,
-            state=self.state.value,
+            state=self._state.value,
             alive=self.alive,
             reason=self.reason,
-            num_in_flight=len(self.in_flight),
-            num_in_flight_others=self.num_others,
-            outstanding_tokens=max(0.0, self.outstanding_tokens),
+            num_in_flight=self.num_in_flight,
+            num_in_flight_others=int(self.loads.num_others[self.number]),
+            outstanding_tokens=max(0.0, float(self.loads.outstanding_tokens[self.number])),
             tokens_per_s=self.tokens_per_s(),
             status=self.status,
             status_age_s=now_s - self.status_s if self.status else 0.0,
@@ -183,49 +217,94 @@ class Replica:
         )
 
 
-@dataclass(slots=True, eq=False)
 class Model:
     """One served model.
 
     Attributes:
-        queue: requests waiting for a replica with room, by slot, in order.
+        number: its place in the router's list of models.
+        pools: with the replicas, in this order wherever arrays have one item per replica.
+        queue: requests waiting for a replica with room.
         unserved_since_s: since when no replica could take its requests; None while one can.
     """
 
-    name: str
-    max_queued: int
-    replicas: list[Replica] = field(default_factory=list)
-    queue: OrderedDict[int, Request] = field(default_factory=OrderedDict)
-    queued_tokens: float = 0.0
-    answers: OutputLength = field(default_factory=OutputLength)
-    unserved_since_s: float | None = None
-    num_submitted: int = 0
-    num_refused: int = 0
-    num_finished: int = 0
-    num_failed: int = 0
-    num_aborted: int = 0
-    num_continued: int = 0
-    num_prompt_tokens: int = 0
-    num_output_tokens: int = 0
+    def __init__(self, name: str, number: int, max_queued: int, table: RequestTable, loads: ReplicaLoads) -> None:
+        self.name = name
+        self.number = number
+        self.max_queued = max_queued
+        self.pools: list[Pool] = []
+        self.replicas: list[Replica] = []
+        self.numbers = np.zeros(0, np.int64)
+        self.queue = RequestQueue(table)
+        self.queued_tokens = 0.0
+        self.answers = OutputLength()
+        self.unserved_since_s: float | None = None
+        self.num_submitted = 0
+        self.num_refused = 0
+        self.num_finished = 0
+        self.num_failed = 0
+        self.num_aborted = 0
+        self.num_continued = 0
+        self.num_prompt_tokens = 0
+        self.num_output_tokens = 0
+        self._table = table
+        self._loads = loads
 
-    def enqueue(self, request: Request, num_emitted: int, first: bool = False) -> None:
-        """Let it wait, at the queue's end or before all others; its cost is reckoned anew."""
-        sampling = request.sampling
-        expected = self.answers.expected(sampling.max_tokens, sampling.ignore_eos) - num_emitted
-        request.cost = len(request.prompt_ids) + num_emitted + max(expected, 1.0)
-        self.queue[request.slot] = request
-        self.queue.move_to_end(request.slot, last=not first)
-        self.queued_tokens += request.cost
+    def note_replicas(self) -> None:
+        """The replicas of its pools are others now."""
+        self.replicas = [replica for pool in self.pools for replica in pool.replicas]
+        self.numbers = np.array([replica.number for replica in self.replicas], np.int64)
 
-    def dequeue(self, request: Request) -> None:
-        del self.queue[request.slot]
-        self.queued_tokens = self.queued_tokens - request.cost if self.queue else 0.0
+    def tokens_per_s(self) -> F64:
+        """The speed of each replica. Pools not measured yet count as the mean of those that are."""
+        measured = [pool.tokens_per_s(self._loads) for pool in self.pools if pool.replicas]
+        means = known_speeds([None if speeds is None else float(speeds.mean()) for speeds in measured])
+        pools = [pool for pool in self.pools if pool.replicas]
+        return np.concatenate(
+            [
+                np.full(len(pool.replicas), mean) if speeds is None else speeds
+                for pool, speeds, mean in zip(pools, measured, means, strict=True)
+            ]
+        )
+
+    def note_answers(self, num_tokens: Indices) -> None:
+        """The lengths of answers that ended."""
+        for length in num_tokens.tolist():
+            self.answers = self.answers.observe(length)
+
+    def enqueue(self, slots: Indices, first: bool = False) -> None:
+        """Let them wait, at the queue's end or before all others; their cost is reckoned anew."""
+        table = self._table
+        emitted = table.num_emitted[slots]
+        max_tokens = table.max_tokens[slots]
+        expected = np.minimum(max_tokens, self.answers.expected(_NO_LIMIT))
+        expected = np.where(table.ignore_eos[slots] != 0, max_tokens, expected) - emitted
+        cost = table.prompt_lens[slots] + emitted + np.maximum(expected, 1.0)
+        table.cost[slots] = cost
+        self.queued_tokens += float(cost.sum())
+        if first:
+            self.queue.push_first(slots)
+        else:
+            self.queue.push(slots)
+
+    def leave_queue(self, slots: Indices) -> None:
+        """They wait no more; they get new wire ids next."""
+        self.queue.left(len(slots))
+        self._count_off(slots)
+
+    def bind_first(self, slots: Indices) -> None:
+        """The queue's first are bound to replicas."""
+        self.queue.pop(len(slots))
+        self._count_off(slots)
+
+    def _count_off(self, slots: Indices) -> None:
+        left = self.queued_tokens - float(self._table.cost[slots].sum())
+        self.queued_tokens = left if len(self.queue) else 0.0
 
     def snapshot(self) -> ModelSnapshot:
         return ModelSnapshot(
             model=self.name,
             num_queued=len(self.queue),
-            num_in_flight=sum(len(replica.in_flight) for replica in self.replicas),
+            num_in_flight=int(self._loads.num_in_flight[self.numbers].sum()),
             num_submitted=self.num_submitted,
             num_refused=self.num_refused,
             num_finished=self.num_finished,
@@ -234,5 +313,5 @@ class Model:
             num_continued=self.num_continued,
             num_prompt_tokens=self.num_prompt_tokens,
             num_output_tokens=self.num_output_tokens,
-            expected_output_tokens=self.answers.expected(1 << 31),
+            expected_output_tokens=self.answers.expected(_NO_LIMIT),
         )

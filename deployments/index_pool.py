@@ -1,0 +1,43 @@
+"""Free places in arrays, given out and taken back many at a time."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+class IndexPool:
+    """The indices below `size` that nobody has."""
+
+    def __init__(self, size: int) -> None:
+        self._free = np.arange(size - 1, -1, -1, dtype=np.int64)
+        self._num_free = size
+        self._size = size
+
+    @property
+    def num_taken(self) -> int:
+        return self._size - self._num_free
+
+    @property
+    def num_free(self) -> int:
+        return self._num_free
+
+    def take(self, count: int) -> Indices:
+        """So many that differ; there must be as many. Those given back last come first: their memory is warm."""
+        assert count <= self._num_free
+        self._num_free -= count
+        return self._free[self._num_free : self._num_free + count][::-1].copy()
+
+    def give(self, indices: Indices) -> None:
+        """They are free again."""
+        self._free[self._num_free : self._num_free + len(indices)] = indices
+        self._num_free += len(indices)
+
+    def grow(self, size: int) -> None:
+        """Up to `size` indices from now on."""
+        free = np.empty(size, np.int64)
+        free[: size - self._size] = np.arange(size - 1, self._size - 1, -1)
+        free[size - self._size : size - self._size + self._num_free] = self._free[: self._num_free]
+        self._free = free
+        self._num_free += size - self._size
+        self._size = size

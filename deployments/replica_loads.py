@@ -1,0 +1,91 @@
+"""What the router reckons with for each replica, in arrays by the replica's number, so that a flush over hundreds
+of replicas costs a few array operations."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .index_pool import IndexPool, Indices
+
+F64 = NDArray[np.float64]
+NEVER = np.inf
+
+
+class ReplicaLoads:
+    """Columns by replica number.
+
+    Attributes:
+        accepts: it takes new requests.
+        limit: requests that it may hold, of all routers.
+        num_in_flight: requests of this router that it holds or that are bound to it.
+        num_others: requests of other routers that it holds, as last told.
+        outstanding_tokens: prompt and expected output tokens not yet seen computed, this router's.
+        slowness: its factor on its pool's step-time curve.
+        delay_s: one way to it.
+        send_at_s: when what is bound to it is to be sent; NEVER when there is nothing.
+    """
+
+    def __init__(self, num_replicas: int = 16) -> None:
+        n = num_replicas
+        self.accepts: NDArray[np.bool_] = np.zeros(n, np.bool_)
+        self.limit: Indices = np.zeros(n, np.int64)
+        self.num_in_flight: Indices = np.zeros(n, np.int64)
+        self.num_others: Indices = np.zeros(n, np.int64)
+        self.outstanding_tokens: F64 = np.zeros(n)
+        self.slowness: F64 = np.ones(n)
+        self.delay_s: F64 = np.zeros(n)
+        self.send_at_s: F64 = np.full(n, NEVER)
+        self._numbers = IndexPool(n)
+
+    def add(self, limit: int) -> int:
+        """The number of one more replica."""
+        if self._numbers.num_free == 0:
+            size = 2 * len(self.limit)
+            for name, column in list(vars(self).items()):
+                if isinstance(column, np.ndarray):
+                    fill = NEVER if name == "send_at_s" else 0
+                    setattr(self, name, np.concatenate([column, np.full_like(column, fill)]))
+            self._numbers.grow(size)
+        number = int(self._numbers.take(1)[0])
+        self.clear(number)
+        self.limit[number] = limit
+        self.slowness[number] = 1.0
+        self.delay_s[number] = 0.0
+        return number
+
+    def remove(self, number: int) -> None:
+        """Its number may be given again."""
+        self.clear(number)
+        self.accepts[number] = False
+        self._numbers.give(np.array([number]))
+
+    def clear(self, number: int) -> None:
+        """It holds nothing."""
+        self.num_in_flight[number] = 0
+        self.num_others[number] = 0
+        self.outstanding_tokens[number] = 0.0
+        self.send_at_s[number] = NEVER
+
+    def room(self, numbers: Indices) -> Indices:
+        """Requests that each may take now; 0 or less is none."""
+        room = self.limit[numbers] - self.num_in_flight[numbers] - self.num_others[numbers]
+        return np.where(self.accepts[numbers], room, 0)
+
+    def tokens_to_compute(self, numbers: Indices, mean_cost: float) -> F64:
+        """Outstanding at each; `mean_cost` is reckoned for each request of other routers."""
+        # Answers may be longer than expected.
+        own: F64 = np.maximum(self.outstanding_tokens[numbers], self.num_in_flight[numbers])
+        return own + self.num_others[numbers] * mean_cost
+
+    def bind(self, numbers: Indices, costs: F64) -> None:
+        """Requests of these costs are bound to these replicas, one each; a replica may come several times."""
+        np.add.at(self.num_in_flight, numbers, 1)
+        np.add.at(self.outstanding_tokens, numbers, costs)
+
+    def release(self, number: int, num_requests: int, tokens: float) -> None:
+        """So many requests are no longer there; their `tokens` are no longer outstanding."""
+        left = int(self.num_in_flight[number]) - num_requests
+        self.num_in_flight[number] = left
+        if left:
+            self.outstanding_tokens[number] -= tokens
+        else:
+            self.outstanding_tokens[number] = 0.0  # and with it what rounding left over

@@ -1,0 +1,81 @@
+"""Emitted tokens of many requests, in pages, so that memory follows the tokens that there are.
+
+cursor[slot] ──> where its next token goes; at a page's border it needs a page first
+previous[page] ──> the page before it of the same request, -1 for the first
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.engine.protocol import I32
+from .index_pool import IndexPool, Indices
+
+PAGE_BITS = 6
+PAGE_TOKENS = 1 << PAGE_BITS
+_IN_PAGE = PAGE_TOKENS - 1
+
+
+class TokenPages:
+    """`counts[slot]` tokens of each slot, appended for many slots at once."""
+
+    def __init__(self, num_slots: int, num_pages: int = 256) -> None:
+        self.counts: NDArray[np.int64] = np.zeros(num_slots, np.int64)
+        self._cursor: NDArray[np.int64] = np.zeros(num_slots, np.int64)
+        self._previous: NDArray[np.int64] = np.full(num_pages, -1, np.int64)
+        self._tokens: I32 = np.empty(num_pages << PAGE_BITS, np.int32)
+        self._pages = IndexPool(num_pages)
+
+    @property
+    def num_pages_used(self) -> int:
+        return self._pages.num_taken
+
+    def append(self, slots: Indices, token_ids: I32) -> None:
+        """One more token for each of the slots, which differ."""
+        at = self._cursor[slots]
+        full = (at & _IN_PAGE) == 0
+        if full.any():
+            at[full] = self._next_pages(at[full])
+        self._tokens[at] = token_ids
+        self._cursor[slots] = at + 1
+        self.counts[slots] += 1
+
+    def of(self, slot: int, start: int = 0) -> I32:
+        """Its tokens from the given one on."""
+        count = int(self.counts[slot])
+        if start >= count:
+            return self._tokens[:0]
+        parts: list[I32] = []
+        end = int(self._cursor[slot])
+        while count > start:
+            page = (end - 1) >> PAGE_BITS
+            in_page = end - (page << PAGE_BITS)
+            parts.append(self._tokens[end - min(in_page, count - start) : end])
+            count -= in_page
+            end = (int(self._previous[page]) + 1) << PAGE_BITS
+        return parts[0].copy() if len(parts) == 1 else np.concatenate(parts[::-1])
+
+    def clear(self, slots: Indices) -> None:
+        """Forget the tokens of slots, which differ."""
+        pages = (self._cursor[slots[self.counts[slots] > 0]] - 1) >> PAGE_BITS
+        while len(pages):
+            self._pages.give(pages)
+            pages = self._previous[pages]
+            pages = pages[pages >= 0]
+        self.counts[slots] = 0
+        self._cursor[slots] = 0
+
+    def grow(self, num_slots: int) -> None:
+        more = num_slots - len(self.counts)
+        self.counts = np.concatenate([self.counts, np.zeros(more, np.int64)])
+        self._cursor = np.concatenate([self._cursor, np.zeros(more, np.int64)])
+
+    def _next_pages(self, at: Indices) -> Indices:
+        """Where the first tokens of new pages go; `at` is where the pages before them ended, 0 for none."""
+        while self._pages.num_free < len(at):
+            num_pages = 2 * len(self._previous)
+            self._previous = np.concatenate([self._previous, np.full(num_pages // 2, -1, np.int64)])
+            self._tokens = np.concatenate([self._tokens, np.empty(len(self._tokens), np.int32)])
+            self._pages.grow(num_pages)
+        pages = self._pages.take(len(at))
+        self._previous[pages] = (at - 1) >> PAGE_BITS
+        return pages << PAGE_BITS
