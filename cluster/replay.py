@@ -5,7 +5,7 @@
                           └── what a router knows: in flight, step times, tokens that came; never an answer's length
 
 Left out: the time that messages and the router itself take (beside `delay_s` on the way out), several routers with
-a view each, and failures. Arrivals within a tick of 5 ms are assigned together, as a router does.
+a view each, and failures. Arrivals within a tick of 20 ms are assigned together, as a router does.
 """
 
 import heapq
@@ -28,7 +28,7 @@ from .replay_policies import FleetView, Policy
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-TICK_S = 0.005
+TICK_S = 0.02
 REFRESH_S = 1.0
 OVERCOMMIT = 0.125
 LOOK_AHEAD = 256
@@ -109,8 +109,8 @@ class _Replay:
         self._lines = [lines[one.profile.name] for one in fleet]
         self._sequences = _sequences(recording, min(one.profile.max_model_len for one in fleet))
         batches = [one.profile.scenario(one.scenario).limits.max_num_seqs for one in fleet]
-        self._full_batch = np.array(batches, np.float64)
         self._limit = np.array([limit_in_flight(batch, OVERCOMMIT) for batch in batches], np.int64)
+        self._full_batch = np.array([_full_batch(one) for one in fleet])
         self._delay_s = np.array([one.delay_s for one in fleet])
         # What the router keeps of each replica.
         self._slowness = np.ones(num)
@@ -250,12 +250,20 @@ class _Replay:
         )
 
 
+def _mean_context(replica: FleetReplica) -> float:
+    lengths = WORKLOADS[replica.profile.workload]
+    return lengths.prompt.mean + lengths.answer.mean / 2
+
+
+def _full_batch(replica: FleetReplica) -> float:
+    """Requests that an engine runs at saturation: by its slots or its KV cache, as a baseline tells."""
+    slots = replica.profile.scenario(replica.scenario).limits.max_num_seqs
+    return min(slots, replica.profile.kv_capacity_tokens / _mean_context(replica))
+
+
 def _baseline_line(replica: FleetReplica) -> StepLine:
     """As a baseline tells: steps at some batches, with and without prompts, contexts as long as on the mean."""
-    curve, limits = replica.profile.curve, replica.profile.scenario(replica.scenario).limits
-    lengths = WORKLOADS[replica.profile.workload]
-    context = lengths.prompt.mean + lengths.answer.mean / 2
-    full = min(limits.max_num_seqs, replica.profile.kv_capacity_tokens / context)
+    curve, context, full = replica.profile.curve, _mean_context(replica), _full_batch(replica)
     points = [(p * d, d, curve.step_s(p * d, d, context * d)) for d in (full / 8, full / 2, full) for p in (0, 1)]
     return StepLine.from_baseline(points)
 

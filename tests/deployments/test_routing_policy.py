@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ from nfold.deployments.routing_policy import (
     assign,
     known_speeds,
     limit_in_flight,
+    longest_first,
     observe_slowness,
     retry_after_s,
+    tail_room,
     tokens_per_s,
+    weigh,
 )
+from nfold.deployments.speed import TokenCosts
 
 FREE = 1000
 
@@ -203,3 +208,87 @@ def test_limit_in_flight(max_num_seqs: int, overcommit: float, limit: int) -> No
 )
 def test_retry_after(queued_tokens: float, speeds: list[float | None], expected_s: float) -> None:
     assert retry_after_s(queued_tokens, speeds) == expected_s
+
+
+MIXED = TokenCosts(np.array([0.02, 0.01]), np.array([4e-4, 1e-4]), np.array([8e-4, 4e-4]))
+
+
+def test_weigh_gives_the_seconds_of_prompt_and_output_tokens() -> None:
+    """Of what is outstanding exactly, and of a mean request exactly: 100 prompt and 50 output tokens."""
+    candidates, weight = weigh(
+        np.array([5, 5]),
+        np.array([1000.0, 0.0]),
+        np.array([0.0, 3000.0]),
+        MIXED,
+        np.array([0.0, 0.25]),
+        mean_prompt=100.0,
+        mean_output=50.0,
+        steps=50.0,
+    )
+
+    assert candidates.outstanding_tokens / candidates.tokens_per_s == pytest.approx([0.4, 1.2])
+    assert candidates.delay_s == pytest.approx([50 * 0.02, 0.25 + 50 * 0.01])
+    assert weight == pytest.approx((0.5 + 0.25) / 2)
+    request_s = (weight * 100 + 50) / candidates.tokens_per_s
+    assert request_s == pytest.approx([100 * 4e-4 + 50 * 8e-4, 100 * 1e-4 + 50 * 4e-4])
+
+
+def test_little_work_goes_where_a_request_ends_first_however_much_a_slow_one_could_take() -> None:
+    """A fast replica with three requests ends a fourth sooner than an idle slow one: its steps are shorter."""
+    costs = TokenCosts(np.array([0.03, 0.01]), np.array([1e-4, 1e-5]), np.array([2e-4, 5e-5]))
+    candidates, weight = weigh(
+        np.array([9, 9]),
+        np.zeros(2),
+        np.array([0.0, 3 * 280.0]),
+        costs,
+        np.zeros(2),
+        mean_prompt=280.0,
+        mean_output=280.0,
+        steps=280.0,
+    )
+
+    assert assign(np.array([weight * 280 + 280]), candidates).tolist() == [1]
+
+
+TAILS = {
+    "a long queue limits nothing": (1000, [(9, 0, 1), (9, 50, 2)], [9, 9]),
+    "the last ones are shared": (4, [(9, 0, 1), (9, 0, 1)], [2, 2]),
+    "by speed": (6, [(9, 0, 1), (9, 0, 2)], [2, 4]),
+    "one that ends too late anyway gets none": (3, [(9, 90, 1), (9, 0, 1)], [0, 3]),
+    "though others have no room yet": (3, [(9, 90, 1), (0, 0, 1)], [0, 0]),
+    "a far one less": (4, [(9, 0, 1, 20), (9, 0, 1)], [1, 3]),
+    "at least one gets the last": (1, [(9, 5, 1), (9, 5, 1), (9, 5, 1)], [1, 1, 1]),
+    "none left": (0, [(9, 5, 1)], [9]),
+    "nobody there": (5, [], []),
+}
+
+
+@pytest.mark.parametrize(("num_queued", "replicas", "room"), TAILS.values(), ids=TAILS.keys())
+def test_tail_room(num_queued: int, replicas: list[tuple[float, ...]], room: list[int]) -> None:
+    assert tail_room(10.0, num_queued, candidates_of(*replicas)).tolist() == room
+
+
+@given(
+    num_queued=st.integers(1, 500),
+    replicas=st.lists(
+        st.tuples(st.just(10_000), st.integers(0, 3000), st.sampled_from([1.0, 2.0, 5.0]), st.integers(0, 50)),
+        min_size=1,
+        max_size=9,
+    ),
+)
+def test_the_tail_ends_within_one_request(num_queued: int, replicas: list[tuple[float, ...]]) -> None:
+    """With tail_room every replica that gets work ends within one request of the level, and all of it has room."""
+    candidates = candidates_of(*replicas)
+    room = tail_room(10.0, num_queued, candidates)
+    assert room.sum() >= num_queued
+
+    chosen = assign(np.full(num_queued, 10.0), replace(candidates, room=room))
+    work = np.bincount(chosen, minlength=len(replicas)) * 10.0
+    end_s = candidates.delay_s + (candidates.outstanding_tokens + work) / candidates.tokens_per_s
+    request_s = 10.0 / candidates.tokens_per_s
+    last = end_s[work > 0].max()
+    assert (end_s >= last - np.maximum(request_s, request_s[int(end_s.argmax())]) - 1e-6)[work > 0].all()
+
+
+def test_long_ones_first() -> None:
+    assert longest_first(np.array([1.0, 9.0, 5.0, 9.0])).tolist() == [1, 3, 2, 0]
