@@ -1,7 +1,7 @@
 """The observer's HTTP endpoint: `/metrics` for Prometheus, `/status.json` for `nfold status`."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -30,15 +30,18 @@ class HttpEndpoint:
     Args:
         report: called per request, from any thread.
         port: 0 takes a free one; see `url`.
+        simulated: models whose engines are simulated.
 
     Raises:
         StateError: the address is taken.
     """
 
-    def __init__(self, report: Callable[[], ServiceReport], host: str, port: int) -> None:
+    def __init__(
+        self, report: Callable[[], ServiceReport], host: str, port: int, simulated: Collection[str] = ()
+    ) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(ServiceCollector(report))
-        app = _route(make_wsgi_app(registry), report)
+        registry.register(ServiceCollector(report, simulated))
+        app = _route(make_wsgi_app(registry), lambda: status_json(report(), simulated))
         try:
             self._server: WSGIServer = make_server(host, port, app, ThreadingWSGIServer, _QuietHandler)
         except OSError as error:
@@ -54,14 +57,14 @@ class HttpEndpoint:
 
 
 def _route(
-    metrics: Callable[["WSGIEnvironment", "StartResponse"], Iterable[bytes]], report: Callable[[], ServiceReport]
+    metrics: Callable[["WSGIEnvironment", "StartResponse"], Iterable[bytes]], status: Callable[[], object]
 ) -> Callable[["WSGIEnvironment", "StartResponse"], Iterable[bytes]]:
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             return metrics(environ, start_response)
         if path == "/status.json":
-            return _answer(start_response, HTTPStatus.OK, status_json(report()))
+            return _answer(start_response, HTTPStatus.OK, status())
         return _answer(start_response, HTTPStatus.NOT_FOUND, {"error": "see /metrics and /status.json"})
 
     return app

@@ -2,13 +2,15 @@
 
 Names follow Prometheus's conventions (prometheus.io/docs/practices/naming): base units, `_total` for counters.
 Rates and efficiency per pool or node are left to PromQL: both the tokens and the baselines carry replica labels.
+Whatever is said of a model has the label `simulated` too: `true` or `false`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from ..deployments.router_stats import HistogramSnapshot
 from .observer import ServiceReport
@@ -44,10 +46,15 @@ HISTOGRAMS = {
 
 
 class ServiceCollector(Collector):
-    """Gives Prometheus whatever `report` returns at the moment of the scrape."""
+    """Gives Prometheus whatever `report` returns at the moment of the scrape.
 
-    def __init__(self, report: Callable[[], ServiceReport]) -> None:
+    Args:
+        simulated: models whose engines are simulated.
+    """
+
+    def __init__(self, report: Callable[[], ServiceReport], simulated: Collection[str] = ()) -> None:
         self._report = report
+        self._simulated = frozenset(simulated)
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not take a report."""
@@ -55,11 +62,15 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         report = self._report()
-        yield from _counters(report)
-        yield from _replica_gauges(report)
-        yield from _model_gauges(report)
-        yield from _histograms(report)
+        for families in (_counters, _replica_gauges, _model_gauges, _histograms):
+            for family in families(report):
+                family.samples = [self._marked(sample) for sample in family.samples]
+                yield family
         yield GaugeMetricFamily("nfold_gateways", "Gateways that are heard of.", value=report.num_routers)
+
+    def _marked(self, sample: Sample) -> Sample:
+        is_simulated = "true" if sample.labels["model"] in self._simulated else "false"
+        return sample._replace(labels={**sample.labels, "simulated": is_simulated})
 
 
 def _counters(report: ServiceReport) -> Iterator[Metric]:

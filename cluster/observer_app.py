@@ -30,16 +30,19 @@ HEAD = {"node:__internal_head__": 0.001}
 class ObserverReplica:
     """Looks at `service` once a second and serves what it sees on the metrics endpoint.
 
+    Args:
+        simulated: models whose engines are simulated.
+
     Raises:
         StateError: the endpoint's port is taken.
     """
 
-    def __init__(self, service: str, metrics: MetricsConfig) -> None:
+    def __init__(self, service: str, metrics: MetricsConfig, simulated: frozenset[str]) -> None:
         self._service = service
         self._report = EMPTY_REPORT
         self._looked_s = time.monotonic()
         self._ended = threading.Event()
-        self._endpoint = HttpEndpoint(self._latest, metrics.host, metrics.port)
+        self._endpoint = HttpEndpoint(self._latest, metrics.host, metrics.port, simulated)
         self._thread = threading.Thread(target=self._look_for_ever, name="nfold-observer", daemon=True)
         self._thread.start()
 
@@ -79,7 +82,9 @@ def deploy_observer(config: ServiceConfig) -> None:
         graceful_shutdown_timeout_s=5.0,
         max_constructor_retry_count=3,
     )(ObserverReplica)
-    observer = deployment.bind(config.name, config.metrics)
+    observer = deployment.bind(
+        config.name, config.metrics, frozenset(model.name for model in config.models if model.simulated)
+    )
     target = RunTarget(observer, application_name(config.name), route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 

@@ -31,6 +31,8 @@ def scale(state: RunState, model: str, num_nodes: int, timeout_s: float, progres
         PlacementError: no node has room for a replica.
     """
     pool = _only_pool(state.config, model)
+    if state.local is not None and state.config.pools[pool].is_simulated:
+        raise StateError("a local cluster's simulated nodes are what its config says; change that and serve anew")
     if state.local is None:
         scale_to_nodes(state.config, pool, num_nodes, timeout_s, progress)
     elif num_nodes < len(state.local.nodes):

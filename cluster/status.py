@@ -9,7 +9,8 @@ from rich.text import Text
 
 from ..deployments.config import PoolConfig
 from ..deployments.nodes import alive_nodes
-from ..deployments.placement import CPU, GPU, NodeResources, type_resource
+from ..deployments.placement import NodeResources
+from .hardware import hardware
 from .pool_scaling import pool_states
 from .run_state import RunState
 from .service import listeners, observer_url
@@ -35,7 +36,7 @@ def gather(state: RunState) -> Json:
         "cluster": "local" if state.local else state.address,
         "listeners": listeners(config),
         "nodes": [_node(node, models) for node in alive_nodes()],
-        "pools": [_pool(name, pool, states[name]) for name, pool in config.pools.items()],
+        "pools": [_pool(name, pool, states[name], models) for name, pool in config.pools.items()],
         **observed,
     }
 
@@ -55,22 +56,20 @@ def _node(node: NodeResources, models: Json) -> Json:
         "name": node.name,
         "node_id": node.node_id,
         "address": node.address,
-        "has": _hardware(node),
+        "has": hardware(node),
         "replicas": len(replicas),
         "tokens_per_s": sum(each["tokens_per_s"] or 0.0 for each in replicas),
     }
 
 
-def _hardware(node: NodeResources) -> str:
-    gpus = node.total.get(GPU, 0)
-    if not gpus:
-        return f"{node.total.get(CPU, 0):g} CPU cores"
-    types = [name.removeprefix(type_resource("")) for name in node.total if name.startswith(type_resource(""))]
-    return f"{gpus:g} x {types[0] if types else 'GPU of an unknown type'}"
-
-
-def _pool(name: str, pool: PoolConfig, states: dict[str, int]) -> Json:
-    return {"name": name, "accelerator": pool.accelerator, "tp": pool.tp, "replicas": states}
+def _pool(name: str, pool: PoolConfig, states: dict[str, int], models: Json) -> Json:
+    told = {"name": name, "accelerator": pool.accelerator, "tp": pool.tp, "replicas": states}
+    if not pool.is_simulated:
+        return told
+    engines = [
+        each for model in models.values() for each in model["replicas"] if each["pool"] == name and each["up"]
+    ]
+    return {**told, "simulated": True, "engines": len(engines)}
 
 
 def render(status: Json) -> RenderableType:
@@ -107,6 +106,8 @@ def _pools_table(status: Json) -> Table:
     table = _table("pool", "tp", "state")
     for pool in status["pools"]:
         states = ", ".join(f"{count} {state}" for state, count in pool["replicas"].items()) or "no replica"
+        if pool.get("simulated"):  # what Serve counts are nodes
+            states += f", {pool['engines']} simulated engines"
         table.add_row(pool["name"], str(pool["tp"]), states)
     return table
 
@@ -118,7 +119,7 @@ def _models_table(status: Json) -> Table:
         running = sum(each.get("running", 0) for each in model["replicas"])
         ttft_s = model["latency_s"].get("ttft_p50")
         table.add_row(
-            name,
+            f"{name} (simulated)" if model["simulated"] else name,
             str(running),
             str(waiting),
             f"{model['tokens_per_s']:,.0f}",

@@ -1,5 +1,6 @@
 """The service as JSON for people and for `nfold status`: the same figures that Prometheus scrapes."""
 
+from collections.abc import Collection
 from typing import Any
 
 from ..deployments.router_stats import HistogramSnapshot
@@ -8,11 +9,18 @@ from .observer import ModelReport, ServiceReport
 from .service_view import ReplicaView
 
 
-def status_json(report: ServiceReport) -> dict[str, Any]:
-    """`{"models": {name: {...}}, "gateways": int}`; rates are output tokens/s over the ledger's window."""
+def status_json(report: ServiceReport, simulated: Collection[str] = ()) -> dict[str, Any]:
+    """`{"models": {name: {...}}, "gateways": int}`; rates are output tokens/s over the ledger's window.
+
+    Args:
+        simulated: models whose engines are simulated.
+    """
     return {
         "gateways": report.num_routers,
-        "models": {name: _model(name, entry, report) for name, entry in report.models.items()},
+        "models": {
+            name: {"simulated": name in simulated, **_model(name, entry, report)}
+            for name, entry in report.models.items()
+        },
     }
 
 
@@ -69,6 +77,7 @@ def _replica(replica: ReplicaView, entry: ModelReport) -> dict[str, Any]:
         "pool": address.pool,
         "node": replica.node,
         "accelerator": address.accelerator,
+        "engine": address.engine,
         "tp": address.tp,
         "state": replica.state,
         "up": replica.alive,

@@ -93,6 +93,7 @@ class EngineService:
         host: SocketHost | None = None,
     ) -> None:
         self._engine = engine
+        self._paced = engine if isinstance(engine, PacedEngine) else None
         self._settings = settings
         self._clock = clock
         self._socket = ReplicaSocket(identity.replica_id, keys, settings.tcp_host, settings.ipc_parent, host)
@@ -204,15 +205,16 @@ class EngineService:
             self._idle_s += passed_s
         if not self._attend():
             return math.inf
-        engine = self._engine
-        assert isinstance(engine, PacedEngine)
-        step_at_s = engine.next_step_at()
+        assert self._paced is not None, "turns are for paced engines"
+        step_at_s = self._paced.next_step_at()
         if step_at_s is not None and step_at_s <= self._mark_s:
             self._step()
-            step_at_s = engine.next_step_at()
+            step_at_s = self._paced.next_step_at()
         self._has_step = step_at_s is not None
         self._overhead_s += self._lap()
-        return self._status_due_s if step_at_s is None else min(step_at_s, self._status_due_s)
+        if step_at_s is None:
+            return self._mark_s if self._draining else self._status_due_s
+        return min(step_at_s, self._status_due_s)
 
     def _attend(self) -> bool:
         """Handle all messages and tell the status when it is due. False when the service is to end.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..models.engine.protocol import U64, FinishReason, StepOutputs
+from ..models.engine.protocol import U64, StepOutputs
 from .wire import REQUEST_ID_BITS
 
 _SLOT_SHIFT = np.uint64(REQUEST_ID_BITS)
@@ -125,16 +125,17 @@ class GatewaySessions:
         """The rows of one step by session, with the routers' ids; requests that ended leave `in_flight`."""
         if len(outputs) == 0:
             return []
-        row_slots = outputs.request_ids >> _SLOT_SHIFT
+        ids = outputs.request_ids
+        first, last = int(ids.min()) >> REQUEST_ID_BITS, int(ids.max()) >> REQUEST_ID_BITS
+        row_slots = ids >> _SLOT_SHIFT if first < last else ids
+        slots = [first] if first == last else np.unique(row_slots).tolist()
         parts: list[tuple[GatewaySession, StepOutputs]] = []
-        slots = [int(row_slots[0])] if (row_slots == row_slots[0]).all() else np.unique(row_slots).tolist()
         for slot in slots:
             session = self._by_slot.get(slot)
             if session is None:
                 continue
             rows = outputs if len(slots) == 1 else _rows(outputs, np.flatnonzero(row_slots == slot))
-            if rows.finish.any():
-                session.in_flight.end(rows.request_ids[rows.finish != FinishReason.NONE])
+            session.in_flight.end(rows.request_ids[np.flatnonzero(rows.finish)])
             parts.append((session, replace(rows, request_ids=rows.request_ids & _ID_MASK)))
         return parts
 

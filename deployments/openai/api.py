@@ -91,4 +91,5 @@ class OpenAIApi:
             "created": model.created,
             "owned_by": "nfold",
             "max_model_len": model.max_model_len,
+            **({"simulated": True} if model.is_simulated else {}),
         }

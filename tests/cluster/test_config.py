@@ -54,6 +54,21 @@ def test_relative_model_paths_count_from_the_file(tmp_path: Path) -> None:
         ("http: {port: 9400}\n" + ONE_MODEL, "config", ["http.port and metrics.port must differ"]),
         ("http: {ingress: nginx}\n" + ONE_MODEL, "http.ingress", ["'nginx'", "'proxy' or 'haproxy'"]),
         ("cluster: {local: {}, address: auto}\n" + ONE_MODEL, "cluster", ["either local", "or address"]),
+        (
+            "cluster: {local: {simulated_nodes: [{accelerator: MI9}]}}\n" + ONE_MODEL,
+            "cluster.local.simulated_nodes[0].accelerator",
+            ["'MI9'", "must be one of", "MI355X"],
+        ),
+        (
+            "models: [{name: a, engine: {engine: simulated, simulated: {faults: [{kind: slow}]}}}]",
+            "models[0].engine.simulated.faults[0]",
+            ["a fault of kind slow needs percent"],
+        ),
+        (
+            "models: [{name: a, path: simulated, engine: {engine: simulated}, pools: [{accelerator: MI3}]}]",
+            "models[0]",
+            ["pools[0]", "'MI3--llama-2-70b'", "llama-2-70b on B200"],
+        ),
         ("cluster: {local: {nodes: 0}}\n" + ONE_MODEL, "cluster.local.nodes", ["greater than or equal to 1"]),
         (
             "cluster: {local: {cores_per_node: half}}\n" + ONE_MODEL,

@@ -57,6 +57,23 @@ def test_tokens_carry_all_five_labels(samples: list[Sample]) -> None:
     assert value(samples, "nfold_kv_blocks_used", **labels) == 25
 
 
+def test_what_is_simulated_says_so() -> None:
+    report = report_of(two_nodes())
+    server = HttpEndpoint(lambda: report, "127.0.0.1", 0, simulated=[MODEL])
+    with urlopen(server.url + "/metrics", timeout=10) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    with urlopen(server.url + "/status.json", timeout=10) as answer:
+        status = json.load(answer)
+    server.close()
+    marks = {s.labels.get("simulated") for family in families for s in family.samples if "model" in s.labels}
+    assert marks == {"true"}
+    assert status["models"][MODEL]["simulated"] is True
+
+
+def test_what_is_not_simulated_says_so(samples: list[Sample]) -> None:
+    assert {s.labels["simulated"] for s in samples if "model" in s.labels} == {"false"}
+
+
 def test_each_counter_is_exported(samples: list[Sample]) -> None:
     names = {sample.name for sample in samples}
     assert {f"{metric}_total" for metric, _, _ in COUNTERS.values()} <= names
@@ -73,7 +90,7 @@ def test_efficiency_and_ledger_agree(samples: list[Sample]) -> None:
     measured = value(samples, "nfold_measured_tokens_per_second", model=MODEL)
     provisioned = value(samples, "nfold_provisioned_tokens_per_second", model=MODEL)
     lost = {s.labels["reason"]: s.value for s in samples if s.name == "nfold_lost_tokens_per_second"}
-    assert set(lost) == {"no_demand", "starved", "unexplained"}
+    assert set(lost) == {"no_demand", "starved", "control_plane", "unexplained"}
     assert provisioned == pytest.approx(220)
     assert sum(lost.values()) == pytest.approx(provisioned - measured)
     efficiency = value(samples, "nfold_scaling_efficiency_ratio", model=MODEL)

@@ -48,6 +48,14 @@ def test_replicas_that_fit(pool: PoolConfig, nodes: list[NodeResources], expecte
     assert replicas_that_fit(pool, nodes) == expected
 
 
+def test_every_healthy_accelerator_of_a_partial_node_is_used() -> None:
+    """87 of 88: ten nodes of 8, and one that has lost one of its 8."""
+    nodes = [gpu_node(f"n{index}", 8) for index in range(10)] + [gpu_node("partial", 7, total=7)]
+    assert check_fit({"tp1": PoolConfig(accelerator=MI355X)}, nodes[10:]) == {"tp1": 7}
+    assert check_fit({"tp1": PoolConfig(accelerator=MI355X)}, nodes) == {"tp1": 87}
+    assert check_fit({"tp8": PoolConfig(accelerator=MI355X, tp=8)}, nodes) == {"tp8": 10}
+
+
 def test_pools_without_a_number_fill_in_turn_what_the_others_leave() -> None:
     pools = {
         "fixed": PoolConfig(accelerator=MI355X, tp=4, num_replicas=1),

@@ -100,6 +100,7 @@ class SimulatedEngine:
         self._step: _PacedStep | None = None
         self._rejected: list[U64] = []
         self._totals = _Totals()
+        self._no_logprobs = np.full(self._limits.max_num_seqs, np.nan, np.float32)
         self._info = EngineInfo(
             engine="simulated",
             max_model_len=self._max_model_len,
@@ -222,11 +223,13 @@ class SimulatedEngine:
                 finish=np.concatenate((new.finish, np.full(len(rejected), FinishReason.ERROR, np.uint8))),
             )
         count = len(new.ids)
+        if count > len(self._no_logprobs):
+            self._no_logprobs = np.full(count, np.nan, np.float32)
         return StepOutputs(
             request_ids=new.ids,
             token_ids=new.token_ids,
             finish=new.finish,
-            logprobs=np.full(count, np.nan, np.float32),
+            logprobs=self._no_logprobs[:count],
             top_ids=np.zeros((count, 0), np.int32),
             top_logprobs=np.zeros((count, 0), np.float32),
             step=record,

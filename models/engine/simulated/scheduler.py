@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protocol import I32, U8, U64, FinishReason
+from ..protocol import I32, U8, U64
 from .answers import next_token_ids, place_weights
 from .profile import EngineLimits
 from .sequences import (
@@ -126,10 +126,10 @@ class SimulatedScheduler:
         self._given = NONE[0]
         caught_up = running[NUM_COMPUTED] == running[NUM_TOKENS]
         self._all_decode = bool(caught_up.all())
-        rows = running if self._all_decode else running[:, caught_up]
+        rows = running if self._all_decode else running.take(np.flatnonzero(caught_up), axis=1)
         hashes = rows[HASH].view(np.uint64)
         token_ids = next_token_ids(rows[SEED].view(np.uint64), hashes, self._vocab_size)
-        hashes = (hashes + token_ids * self._weights[rows[NUM_TOKENS]]).view(np.int64)
+        hashes = (hashes + token_ids * self._weights.take(rows[NUM_TOKENS])).view(np.int64)
         ids = rows[ID].astype(np.uint64)
         if self._all_decode:
             running[HASH] = hashes
@@ -137,12 +137,14 @@ class SimulatedScheduler:
         else:
             running[HASH, caught_up] = hashes
             running[NUM_TOKENS] += caught_up
-        ended = running[NUM_TOKENS] == running[END]
-        finish = np.where(ended, running[FINISH], FinishReason.NONE).astype(np.uint8)[caught_up]
-        if finish.any():
+        goes_on = running[NUM_TOKENS] != running[END]
+        finish = np.zeros(self.num_running, np.uint8)
+        if not goes_on.all():
+            ended = np.flatnonzero(~goes_on)
+            finish[ended] = running[FINISH, ended]
             self.num_kv_tokens -= int(running[NUM_COMPUTED, ended].sum())
-            self._running = running[:, ~ended]
-        return NewTokens(ids, token_ids.astype(np.int32), finish)
+            self._running = running.take(np.flatnonzero(goes_on), axis=1)
+        return NewTokens(ids, token_ids.astype(np.int32), finish if self._all_decode else finish[caught_up])
 
     def _queue_arrived(self) -> None:
         if self._arrived:
