@@ -48,15 +48,16 @@ class Delivery:
     def take_in(self, replica: Replica, model: Model, outputs: StepOutputs) -> None:
         """The rows of one step."""
         table = self._table
-        rows, slots, num_tokens = table.book(outputs.request_ids, outputs.token_ids, outputs.finish)
+        rows, slots, num_tokens, all_differ = table.book(outputs.request_ids, outputs.token_ids, outputs.finish)
         replica.book_step(outputs.step, num_tokens)
         model.num_output_tokens += num_tokens
         if len(rows) == 0:
             return
         now_s = self._clock()
         row_finish = outputs.finish[rows]
-        first = self._note_first_rows(replica, model, slots, outputs.token_ids[rows] >= 0, now_s)
-        done, finish = self._note_last_rows(replica, model, slots, row_finish, now_s)
+        has_token = outputs.token_ids[rows] >= 0
+        first = self._note_first_rows(replica, model, slots, has_token, all_differ, now_s)
+        done, finish = self._note_last_rows(replica, model, slots, row_finish, all_differ, now_s)
         if table.ordinary:
             self._keep_chunks(replica, outputs, rows, slots, first)
         self._keep_news(first, done, finish, now_s)
@@ -93,16 +94,22 @@ class Delivery:
         self._forget(slots)
 
     def _note_first_rows(
-        self, replica: Replica, model: Model, slots: Indices, has_token: NDArray[np.bool_], now_s: float
+        self,
+        replica: Replica,
+        model: Model,
+        slots: Indices,
+        has_token: NDArray[np.bool_],
+        all_differ: bool,
+        now_s: float,
     ) -> Indices:
         """Returns the requests whose first token came, in order."""
         table = self._table
         computed = slots[table.prompt_charge[slots] > 0]
         if len(computed):
-            replica.compute_prompts(table, _distinct(computed))
+            replica.compute_prompts(table, computed if all_differ else _distinct(computed))
         first = slots[has_token & np.isnan(table.first_token_s[slots])]
         if len(first):
-            first = _distinct(first)
+            first = first if all_differ else _distinct(first)
             table.first_token_s[first] = now_s
             replica.pool.ttft.observe(now_s - table.submitted_s[first])
             num_prompt_tokens = int(table.prompt_lens[first].sum())
@@ -111,25 +118,29 @@ class Delivery:
         return first
 
     def _note_last_rows(
-        self, replica: Replica, model: Model, slots: Indices, finish: U8, now_s: float
+        self, replica: Replica, model: Model, slots: Indices, finish: U8, all_differ: bool, now_s: float
     ) -> tuple[Indices, U8]:
         """Returns the requests that ended, and why."""
         table = self._table
-        last = np.flatnonzero(finish)
+        last = finish.nonzero()[0]
         if len(last) == 0:
             return _NONE, _NO_FINISH
-        done, at = np.unique(slots[last], return_index=True)
-        finish = finish[last[at]]
-        failed, aborted = finish == FinishReason.ERROR, finish == FinishReason.ABORT
-        model.num_failed += int(failed.sum())
-        model.num_aborted += int(aborted.sum())
-        answered = done[~(failed | aborted)]
+        done, finish = slots[last], finish[last]
+        if not all_differ:
+            done, at = np.unique(done, return_index=True)
+            finish = finish[at]
+        answered = done
+        if finish.max() >= FinishReason.ABORT:
+            failed, aborted = finish == FinishReason.ERROR, finish == FinishReason.ABORT
+            model.num_failed += int(failed.sum())
+            model.num_aborted += int(aborted.sum())
+            answered = done[~(failed | aborted)]
         if len(answered):
             model.num_finished += len(answered)
             num_tokens = table.num_emitted[answered]
             model.note_answers(num_tokens)
             replica.pool.e2e.observe(now_s - table.submitted_s[answered])
-            several = num_tokens > 1
+            several = (num_tokens > 1).nonzero()[0]
             after_first_s = now_s - table.first_token_s[answered[several]]
             replica.pool.tpot.observe(after_first_s / (num_tokens[several] - 1))
         return done, finish

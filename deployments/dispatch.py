@@ -1,6 +1,7 @@
 """The way out of a router: from a model's queue to replicas with room, one Submit message per replica."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Dispatcher:
         self._settings = settings
         self._clock = clock
         self._rate = Rate()
+        self._next_send_s = NEVER
 
     def admit(self, model: Model, num_requests: int) -> None:
         """Raises UnavailableError or OverloadedError when the model cannot take so many more."""
@@ -64,20 +66,27 @@ class Dispatcher:
     def abort(self, replica: Replica, wire_id: int) -> None:
         """The replica hears of it with the next flush."""
         replica.aborts.append(wire_id)
-        self._loads.send_at_s[replica.number] = -NEVER
+        self._loads.send_at_s[replica.number] = self._next_send_s = -NEVER
 
     def next_send_s(self) -> float:
         """When the next message is due; NEVER when none waits."""
-        return float(self._loads.send_at_s.min())
+        return self._next_send_s
 
     def _flush_once(self) -> bool:
         """False when a replica was found lost."""
-        now_s = self._clock()
-        for model in self._models:
-            if len(model.queue):
-                self._assign(model, now_s)
-        due = np.flatnonzero(self._loads.send_at_s <= now_s)
-        return all(self._send_outbox(self._connections.by_number(number)) for number in due.tolist())
+        loads = self._loads
+        if loads.has_news:
+            loads.has_news = False
+            now_s = self._clock()
+            for model in self._models:
+                if len(model.queue):
+                    self._assign(model, now_s)
+        elif self._next_send_s == NEVER:
+            return True
+        due = (loads.send_at_s <= self._clock()).nonzero()[0]
+        all_live = all(self._send_outbox(self._connections.by_number(number)) for number in due.tolist())
+        self._next_send_s = float(loads.send_at_s.min())
+        return all_live
 
     def _assign(self, model: Model, now_s: float) -> None:
         """From the queue into outboxes, as far as there is room."""
@@ -112,10 +121,11 @@ class Dispatcher:
         hold_s = clump_s(requests_per_s, len(model.replicas), settings.max_submits_per_s, settings.max_clump_s)
         order = np.argsort(numbers, kind="stable")
         wire_ids, numbers = self._table.wire_ids[slots[order]], numbers[order]
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        for number, part in zip(numbers[starts].tolist(), np.split(wire_ids, starts[1:]), strict=True):
+        starts = [0, *((numbers[1:] != numbers[:-1]).nonzero()[0] + 1).tolist(), len(numbers)]
+        for start, end in pairwise(starts):
+            number = int(numbers[start])
             replica = self._connections.by_number(number)
-            replica.outbox.append(part)
+            replica.outbox.append(wire_ids[start:end])
             if hold_s > 0.0:
                 delay_s = float(self._loads.delay_s[number])
                 due_s = send_at_s(now_s, hold_s, replica.step_began_s, replica.shortest_step_s, delay_s)
@@ -123,6 +133,7 @@ class Dispatcher:
                 due_s = now_s
             if due_s < self._loads.send_at_s[number]:
                 self._loads.send_at_s[number] = due_s
+                self._next_send_s = min(self._next_send_s, due_s)
 
     def _send_outbox(self, replica: Replica) -> bool:
         """False when it turned out to be lost."""

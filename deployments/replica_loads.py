@@ -22,6 +22,8 @@ class ReplicaLoads:
         slowness: its factor on its pool's step-time curve.
         delay_s: one way to it.
         send_at_s: when what is bound to it is to be sent; NEVER when there is nothing.
+
+    `has_news` says that there may be room where there was none; who looked at all sets it back.
     """
 
     def __init__(self, num_replicas: int = 16) -> None:
@@ -34,6 +36,7 @@ class ReplicaLoads:
         self.slowness: F64 = np.ones(n)
         self.delay_s: F64 = np.zeros(n)
         self.send_at_s: F64 = np.full(n, NEVER)
+        self.has_news = True
         self._numbers = IndexPool(n)
 
     def add(self, limit: int) -> int:
@@ -55,11 +58,21 @@ class ReplicaLoads:
     def remove(self, number: int) -> None:
         """Its number may be given again."""
         self.clear(number)
-        self.accepts[number] = False
+        self.set_accepts(number, False)
         self._numbers.give(np.array([number]))
+
+    def set_accepts(self, number: int, accepts: bool) -> None:
+        self.accepts[number] = accepts
+        self.has_news = True
+
+    def set_others(self, number: int, num_others: int) -> None:
+        if self.num_others[number] != num_others:
+            self.num_others[number] = num_others
+            self.has_news = True
 
     def clear(self, number: int) -> None:
         """It holds nothing."""
+        self.has_news = True
         self.num_in_flight[number] = 0
         self.num_others[number] = 0
         self.outstanding_tokens[number] = 0.0
@@ -83,6 +96,7 @@ class ReplicaLoads:
 
     def release(self, number: int, num_requests: int, tokens: float) -> None:
         """So many requests are no longer there; their `tokens` are no longer outstanding."""
+        self.has_news = True
         left = int(self.num_in_flight[number]) - num_requests
         self.num_in_flight[number] = left
         if left:

@@ -36,11 +36,13 @@ class Booked(NamedTuple):
         rows: those that someone must look at (first of an attempt, last, streamed), in order.
         slots: of these rows.
         num_tokens: taken in, of all rows.
+        all_differ: no request has two of these rows.
     """
 
     rows: Indices
     slots: Indices
     num_tokens: int
+    all_differ: bool
 
 
 class RequestTable:
@@ -90,7 +92,8 @@ class RequestTable:
         # `look` says that the next row needs a look: always when `every_row`, else on an attempt's first.
         self._every_row: NDArray[np.bool_] = np.zeros(n, np.bool_)
         self._look: NDArray[np.bool_] = np.zeros(n, np.bool_)
-        self._order: Indices = np.zeros(n, np.int64)
+        self._place: Indices = np.zeros(n, np.int64)
+        self._order: Indices = np.arange(n)
         self._prompts: list[I32 | None] = [None] * n
         self._stop_ids: dict[int, I32] = {}
         self.ordinary: dict[int, Request] = {}
@@ -221,21 +224,22 @@ class RequestTable:
         """Take one step's rows in."""
         slots, known = self.match(wire_ids)
         if known.all() and self._all_differ(slots):
-            return self._book(np.arange(len(slots)), slots, token_ids, finish)
+            return self._book(None, slots, token_ids, finish)
         return self._book_in_parts(np.flatnonzero(known), slots, token_ids, finish)
 
-    def _book(self, rows: Indices, slots: Indices, token_ids: I32, finish: U8) -> Booked:
-        """Rows of known requests, one each."""
+    def _book(self, rows: Indices | None, slots: Indices, token_ids: I32, finish: U8) -> Booked:
+        """Rows of known requests, one each; None is all rows there are."""
         has_token = token_ids >= 0
         num_tokens = int(np.count_nonzero(has_token))
         if num_tokens < len(slots):
             self._pages.append(slots[has_token], token_ids[has_token])
         else:
             self._pages.append(slots, token_ids)
-        looked_at = np.flatnonzero(self._look[slots] | (finish != 0))
+        looked_at = (self._look[slots] | (finish != 0)).nonzero()[0]
         slots = slots[looked_at]
-        self._look[slots] = self._every_row[slots]
-        return Booked(rows[looked_at], slots, num_tokens)
+        if len(slots):
+            self._look[slots] = self._every_row[slots]
+        return Booked(looked_at if rows is None else rows[looked_at], slots, num_tokens, True)
 
     def _book_in_parts(self, rows: Indices, slots: Indices, token_ids: I32, finish: U8) -> Booked:
         """The given rows; a request may have several: an engine may bring it more than one token in a step."""
@@ -246,12 +250,14 @@ class RequestTable:
             parts.append(self._book(part, slots[part], token_ids[part], finish[part]))
             rows = np.delete(rows, first)
         looked_at = np.sort(np.concatenate([rows, *(part.rows for part in parts)]))
-        return Booked(looked_at, slots[looked_at], sum(part.num_tokens for part in parts))
+        return Booked(looked_at, slots[looked_at], sum(part.num_tokens for part in parts), False)
 
     def _all_differ(self, slots: Indices) -> bool:
-        order = np.arange(len(slots))
-        self._order[slots] = order
-        return bool((self._order[slots] == order).all())
+        if len(slots) > len(self._order):
+            return False
+        order = self._order[: len(slots)]
+        self._place[slots] = order
+        return bool((self._place[slots] == order).all())
 
     def _renew(self, slots: Indices) -> None:
         self.wire_ids[slots] = (self.wire_ids[slots] + _ONE_GENERATION) & _ID_MASK
@@ -270,6 +276,7 @@ class RequestTable:
         for name, column in list(vars(self).items()):
             if isinstance(column, np.ndarray):
                 setattr(self, name, np.concatenate([column, np.full_like(column, _FILL.get(name, 0))]))
+        self._order = np.arange(2 * old)
         self.wire_ids[old:] |= np.arange(old, 2 * old, dtype=np.uint64)
         self._prompts += [None] * old
         self._pages.grow(2 * old)

@@ -118,7 +118,7 @@ class Replica:
     @state.setter
     def state(self, state: ReplicaState) -> None:
         self._state = state
-        self.loads.accepts[self.number] = self.accepts
+        self.loads.set_accepts(self.number, self.accepts)
 
     @property
     def listed(self) -> bool:
@@ -127,7 +127,7 @@ class Replica:
     @listed.setter
     def listed(self, listed: bool) -> None:
         self._listed = listed
-        self.loads.accepts[self.number] = self.accepts
+        self.loads.set_accepts(self.number, self.accepts)
 
     @property
     def alive(self) -> bool:
@@ -183,7 +183,7 @@ class Replica:
     def note_in_flight(self, num_in_flight: int) -> None:
         """The replica told how many requests it holds, of all routers."""
         alone = self.status is not None and self.status.num_gateways <= 1
-        self.loads.num_others[self.number] = 0 if alone else max(0, num_in_flight - self.num_in_flight)
+        self.loads.set_others(self.number, 0 if alone else max(0, num_in_flight - self.num_in_flight))
 
     def note_status(self, status: ReplicaStatus, now_s: float) -> None:
         self.status = status
@@ -281,6 +281,7 @@ class Model:
         cost = table.prompt_lens[slots] + emitted + np.maximum(expected, 1.0)
         table.cost[slots] = cost
         self.queued_tokens += float(cost.sum())
+        self._loads.has_news = True
         if first:
             self.queue.push_first(slots)
         else:

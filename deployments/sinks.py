@@ -120,8 +120,8 @@ class BulkSinks:
 
     def remove(self, numbers: NDArray[np.int32]) -> None:
         """One request less of each; NO_BULK_SINK counts for none."""
-        if len(numbers) == 1:
-            self._leave(int(numbers[0]), 1)
+        if len(numbers) and (numbers == numbers[0]).all():
+            self._leave(int(numbers[0]), len(numbers))
             return
         for number, count in zip(*(part.tolist() for part in np.unique(numbers, return_counts=True)), strict=True):
             self._leave(number, count)

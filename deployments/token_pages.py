@@ -32,8 +32,8 @@ class TokenPages:
     def append(self, slots: Indices, token_ids: I32) -> None:
         """One more token for each of the slots, which differ."""
         at = self._cursor[slots]
-        full = (at & _IN_PAGE) == 0
-        if full.any():
+        full = (at & _IN_PAGE == 0).nonzero()[0]
+        if len(full):
             at[full] = self._next_pages(at[full])
         self._tokens[at] = token_ids
         self._cursor[slots] = at + 1
