@@ -1,6 +1,7 @@
 """A router inside asyncio."""
 
 import asyncio
+import math
 
 from .router import Router
 
@@ -15,6 +16,7 @@ class Attachment:
         router.on_pending = self._flush_soon
         loop.add_reader(router.fileno(), self._drain)
         self._timer = loop.call_soon(self._tick)
+        self._held: asyncio.TimerHandle | None = None
 
     def detach(self) -> None:
         """Stop driving the router; it stays open. Ignored the second time."""
@@ -23,6 +25,8 @@ class Attachment:
             self._router.on_pending = None
             self._loop.remove_reader(self._router.fileno())
             self._timer.cancel()
+            if self._held is not None:
+                self._held.cancel()
 
     def _flush_soon(self) -> None:
         """At the end of this turn of the loop, so that all of the turn's requests share one message."""
@@ -48,6 +52,20 @@ class Attachment:
         """ZMQ's descriptor tells of a message once, and sending may have used that up."""
         if self._router.has_messages():
             self._loop.call_soon(self._drain)
+        self._flush_when_due()
+
+    def _flush_when_due(self) -> None:
+        """What the router holds back is sent in time."""
+        wait_s = self._router.next_flush_s()
+        if self._held is not None:
+            if self._held.when() <= self._loop.time() + wait_s:
+                return
+            self._held.cancel()
+        self._held = self._loop.call_later(wait_s, self._flush_held) if math.isfinite(wait_s) else None
+
+    def _flush_held(self) -> None:
+        self._held = None
+        self._flush()
 
 
 def attach(router: Router, loop: asyncio.AbstractEventLoop) -> Attachment:

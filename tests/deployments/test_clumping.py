@@ -1,0 +1,116 @@
+"""When what is bound to a replica is sent: tables for the pure functions, and a router on a clock of its own."""
+
+from collections.abc import Iterator
+from math import inf
+
+import pytest
+from bulk_answers import BulkAnswers, ask_bulk
+from nfold.deployments.clumping import Rate, clump_s, observe_shortest_step, send_at_s
+from nfold.deployments.router import Router, RouterSettings
+from service_rig import Rig, poll_until, states, wait_until
+
+# requests/s, replicas, messages/s allowed, longest wait: the wait
+WAITS = {
+    "a quiet router waits for nothing": (999.0, 87, 1000.0, 0.05, 0.0),
+    "nothing at all": (0.0, 87, 1000.0, 0.05, 0.0),
+    "a little above: a little": (1100.0, 10, 1000.0, 0.05, 10 * (1 / 1000 - 1 / 1100)),
+    "far above: nearly the gap between two messages to one replica": (1e9, 10, 1000.0, 0.05, 0.01),
+    "never longer than it may": (20_000.0, 87, 1000.0, 0.005, 0.005),
+    "switched off": (20_000.0, 87, 1000.0, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize(("rate", "replicas", "limit", "longest", "wait"), WAITS.values(), ids=WAITS.keys())
+def test_clump_s(rate: float, replicas: int, limit: float, longest: float, wait: float) -> None:
+    assert clump_s(rate, replicas, limit, longest) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize("rate", [1001.0, 3650.0, 20_000.0])
+@pytest.mark.parametrize("replicas", [8, 87, 512])
+def test_messages_stay_below_the_limit(rate: float, replicas: int) -> None:
+    """A replica's messages are one wait and one gap between its requests apart."""
+    apart_s = clump_s(rate, replicas, 1000.0, inf) + replicas / rate
+    assert replicas / apart_s <= 1000.0 * (1 + 1e-9)
+
+
+# now, longest wait, step began, shortest step, delay: when
+MOMENTS = {
+    "early in a step: as long as it may": (10.0, 0.005, 9.99, 0.1, 0.0, 10.005),
+    "late in a step: while it still arrives in time": (10.0, 0.05, 9.95, 0.1, 0.0, 10.025),
+    "the way there counts": (10.0, 0.05, 9.95, 0.1, 0.02, 10.005),
+    "the step may end any moment: at once": (10.0, 0.05, 9.91, 0.1, 0.0, 10.0),
+    "the step should have ended: at once": (10.0, 0.05, 9.0, 0.1, 0.0, 10.0),
+    "far away: at once": (10.0, 0.05, 9.99, 0.1, 0.08, 10.0),
+    "an idle replica: at once": (10.0, 0.05, -inf, 0.1, 0.0, 10.0),
+    "before the first step was seen: at once": (10.0, 0.05, 10.0, 0.0, 0.0, 10.0),
+    "nothing is held": (10.0, 0.0, 10.0, 0.1, 0.0, 10.0),
+}
+
+
+@pytest.mark.parametrize(("now", "hold", "began", "step", "delay", "moment"), MOMENTS.values(), ids=MOMENTS.keys())
+def test_send_at_s(now: float, hold: float, began: float, step: float, delay: float, moment: float) -> None:
+    assert send_at_s(now, hold, began, step, delay) == pytest.approx(moment)
+
+
+def test_the_shortest_step_falls_at_once_and_grows_slowly() -> None:
+    shortest_s = 0.0
+    for step_s in (0.08, 0.05, 0.2, 0.2):
+        shortest_s = observe_shortest_step(shortest_s, step_s)
+    assert 0.05 < shortest_s < 0.06
+    for _ in range(100):
+        shortest_s = observe_shortest_step(shortest_s, 0.2)
+    assert shortest_s == 0.2
+
+
+def test_rate_follows_and_forgets() -> None:
+    rate = Rate()
+    now_s = 0.0
+    for _ in range(2000):
+        now_s += 0.001
+        rate.count(4, now_s)
+    assert rate.per_s == pytest.approx(4000, rel=0.02)
+    assert rate.count(1, now_s + 60) < 100
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with Rig() as rig:
+        yield rig
+
+
+def test_a_busy_router_holds_requests_while_a_step_runs(rig: Rig) -> None:
+    """The clock stands still except where the test moves it; the replica's step is one that the test ends."""
+    replica, now_s = rig.replica("r"), [1000.0]
+    settings = RouterSettings(max_submits_per_s=10.0, max_clump_s=0.02, dead_after_s=1e9)
+    router = rig.closing(Router("router", None, settings, lambda: now_s[0]))
+    router.update_replicas([replica.address])
+    poll_until(router, lambda: states(router) == {"ready"}, "a replica that is ready")
+    answers = BulkAnswers()
+    for _ in range(4):  # busy: a hundred requests in each tenth of a second
+        now_s[0] += 0.1
+        ask_bulk(router, [1] * 100, BulkAnswers())
+        router.flush()
+    poll_until(router, lambda: router.snapshot().models[0].num_finished == 400, "those that end")
+    replica.engine.gate.clear()
+    num_before = replica.engine.num_submit_calls
+    ask_bulk(router, [3], answers)
+    router.flush()
+    assert router.next_flush_s() == inf, "nothing is held from an idle replica"
+    wait_until(lambda: replica.engine.num_submit_calls == num_before + 1, "a step that goes on")
+    state = next(iter(router._connections))
+    state.step_began_s, state.shortest_step_s = now_s[0], 0.1
+
+    waits = []
+    for _ in range(3):
+        ask_bulk(router, [1], answers, first_tag=10 + len(waits))
+        router.flush()
+        waits.append(router.next_flush_s())
+        now_s[0] += 0.005
+
+    assert waits == pytest.approx([0.02, 0.015, 0.01])
+    now_s[0] += 0.005
+    router.flush()
+    assert router.next_flush_s() == inf
+    replica.engine.gate.set()
+    poll_until(router, lambda: len(answers.finish) == 3 + 1, "all answers")
+    assert replica.engine.num_submit_calls == num_before + 2
