@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from ..models.errors import CheckpointError
-from . import discovery
+from . import discovery, http_protocol
 from .config import ServiceConfig
 from .openai.api import OpenAIApi, Started
 from .openai.batch import generate_batch
@@ -54,6 +54,7 @@ class Gateway:
 
     async def __init__(self, config: ServiceConfig, *pools: DeploymentHandle) -> None:
         del pools
+        http_protocol.use_for_servers()
         self._config = config
         self._gateway_id = f"gateway-{serve.get_replica_context().replica_tag}"
         models = await asyncio.to_thread(_load_models, config, self._gateway_id)

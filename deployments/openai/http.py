@@ -1,6 +1,7 @@
 """The OpenAI API over HTTP, as an ASGI application."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -8,12 +9,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ...models.errors import BodyTooLargeError, EngineError, NfoldError, RequestError
 from .api import OpenAIApi, Started
 from .errors import body_of, headers_of, status_of
 from .formats import JsonObject
 from .sse import EventStream, watching_client
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 CLIENT_GONE_STATUS = 499  # nobody reads it; it keeps logs honest
 
@@ -37,16 +41,53 @@ def build_http_app(api: OpenAIApi, is_ready: Callable[[], bool], max_body_bytes:
         ready = is_ready()
         return _json({"status": "ok" if ready else "no replica is ready"}, 200 if ready else 503)
 
-    return Starlette(
+    posts: dict[str, Endpoint] = {
+        "/v1/chat/completions": completions.chat,
+        "/v1/completions": completions.complete,
+    }
+    return _Application(
+        posts,
         routes=[
-            Route("/v1/chat/completions", completions.chat, methods=["POST"]),
-            Route("/v1/completions", completions.complete, methods=["POST"]),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
             Route("/v1/models", _in_loop(list_models)),
             Route("/v1/models/{name:path}", _in_loop(get_model)),
             Route("/health", _in_loop(health)),
         ],
         exception_handlers={NfoldError: _tell_error, HTTPException: _tell_http_error, Exception: _tell_bug},
     )
+
+
+class _Application(Starlette):
+    """Starlette, but `posts` (endpoints by path) go without its layers, which cost each chunk of a stream."""
+
+    def __init__(self, posts: Mapping[str, Endpoint], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._posts = posts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = None
+        if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
+            endpoint = self._posts.get(scope["path"])
+        if endpoint is None:
+            await super().__call__(scope, receive, send)
+        else:
+            await _post(endpoint, Request(scope, receive), scope, receive, send)
+
+
+async def _post(endpoint: Endpoint, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+    """Errors are told as Starlette would by the handlers below, unless the response has begun."""
+    response: Response | None = None
+    try:
+        response = await endpoint(request)
+        await response(scope, receive, send)
+    except Exception as error:
+        if response is not None and not (isinstance(response, EventStream) and not response.begun):
+            raise
+        if isinstance(error, NfoldError):
+            await _tell_error(request, error)(scope, receive, send)
+        else:
+            await _tell_bug(request, error)(scope, receive, send)
+            raise
 
 
 class _Completions:
@@ -102,7 +143,7 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _in_loop(endpoint: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+def _in_loop(endpoint: Callable[[Request], Response]) -> Endpoint:
     """Starlette would give a plain function a thread."""
 
     async def run(request: Request) -> Response:

@@ -41,26 +41,29 @@ class EventStream(Response):
     """Streams one started request. The response begins with its first token: what fails before has a status.
 
     An error after that is told as an event, and the stream ends without `[DONE]`.
+
+    Attributes:
+        begun: the status is sent.
     """
 
     def __init__(self, started: Started) -> None:
         super().__init__()
         self._started = started
+        self.begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
         generation = self._started.generation
         try:
             async with watching_client(receive, generation.cancel):
                 async for chunks in self._started.chunks():
-                    if not begun:
-                        begun = True
+                    if not self.begun:
+                        self.begun = True
                         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                     await _send_body(send, b"".join(map(_event, chunks)), more=True)
             if not generation.cancelled:
                 await _send_body(send, DONE)
         except NfoldError as error:
-            if not begun:
+            if not self.begun:
                 raise
             await _send_body(send, _event(body_of(error)))
         finally:

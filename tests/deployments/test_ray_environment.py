@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from nfold.deployments.config import HttpConfig
-from nfold.deployments.haproxy import keep_local
+from nfold.deployments.haproxy import mended
 from nfold.deployments.ray_environment import ray_environment
 from nfold.models.errors import ConfigError
 
@@ -24,12 +24,18 @@ listen stats
 
 @pytest.mark.parametrize("host", ["*", "127.0.0.1"])
 def test_only_the_api_keeps_its_host(host: str) -> None:
-    binds = [line.strip() for line in keep_local(CONFIG.format(host=host)).splitlines() if "bind" in line]
+    binds = [line.strip() for line in mended(CONFIG.format(host=host)).splitlines() if "bind" in line]
     assert binds == ["bind 127.0.0.1:9101", f"bind {host}:8000", "bind 127.0.0.1:8404"]
 
 
 def test_the_admin_socket_is_its_owners() -> None:
-    assert "admin.sock mode 600 level admin" in keep_local(CONFIG)
+    assert "admin.sock mode 600 level admin" in mended(CONFIG)
+
+
+def test_serve_does_not_watch_the_clients_of_the_api() -> None:
+    frontend = mended(CONFIG).partition("frontend http_frontend\n")[2].partition("listen stats")[0]
+    assert "http-request set-header x-request-disconnect-disabled ?1\n" in frontend
+    assert mended(CONFIG).count("disconnect-disabled") == 1
 
 
 def test_the_proxy_needs_nothing_of_haproxy() -> None:

@@ -1,0 +1,87 @@
+"""uvicorn's HTTP protocol, except that a response's head leaves together with the first piece of its body.
+
+uvicorn writes the two apart. As segments of their own they wake HAProxy and the client twice, and where cores are
+few those run before the first token is written.
+"""
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+
+class HeadHoldingTransport(asyncio.Transport):
+    """A transport that holds a response's head back until the next write, at most to the end of the loop's turn."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: HttpToolsProtocol) -> None:
+        super().__init__()
+        self._transport = transport
+        self._protocol = protocol
+        self._begun: RequestResponseCycle | None = None
+        self._head = b""
+
+    def write(self, data: Any) -> None:
+        cycle = cast("RequestResponseCycle | None", self._protocol.cycle)  # None before the first request
+        if cycle is not None and cycle.response_started and cycle is not self._begun:
+            self._begun = cycle
+            self._flush()
+            self._head = bytes(data)
+            self._protocol.loop.call_soon(self._flush)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._head = b""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_reading(self) -> bool:
+        return self._transport.is_reading()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._transport.set_protocol(protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._transport.get_protocol()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size() + len(self._head)
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One connection of a gateway's HTTP server."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(HeadHoldingTransport(transport, self))
+
+
+def use_for_servers() -> None:
+    """Make this the protocol of the uvicorn servers that this process starts from now on."""
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:{GatewayProtocol.__name__}"

@@ -1,0 +1,105 @@
+"""What a gateway's connection writes, and in how many pieces."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from nfold.deployments.http_protocol import GatewayProtocol, use_for_servers
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+REQUEST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+PAUSE: Message = {"type": "pause"}
+
+
+def piece(body: bytes, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+class RecordingTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.writes.append(data)
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+def writes_of(messages: Sequence[Message], requests: Sequence[bytes] = (REQUEST,)) -> list[bytes]:
+    """What a connection writes when its application answers each request so; a pause lets the loop turn."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            if message is PAUSE:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            else:
+                await send(message)
+
+    async def go() -> list[bytes]:
+        config = Config(lambda: app, factory=True, log_config=None)
+        config.load()
+        protocol = GatewayProtocol(config, ServerState(), {})
+        transport = RecordingTransport()
+        protocol.connection_made(transport)
+        for request in requests:
+            protocol.data_received(request)
+            for _ in range(50):
+                await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        return transport.writes
+
+    return asyncio.run(go())
+
+
+def test_the_head_leaves_with_the_first_piece() -> None:
+    first, second, last = writes_of([START, piece(b"one"), PAUSE, piece(b"two"), piece(b"", more=False)])
+    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert first.endswith(b"\r\n\r\n3\r\none\r\n")
+    assert (second, last) == (b"3\r\ntwo\r\n", b"0\r\n\r\n")
+
+
+def test_a_head_waits_for_no_body() -> None:
+    head, body = writes_of([START, PAUSE, piece(b"late", more=False)])
+    assert head.endswith(b"\r\n\r\n")
+    assert body == b"4\r\nlate\r\n0\r\n\r\n"
+
+
+def test_each_response_of_a_connection_has_its_head() -> None:
+    writes = writes_of([START, piece(b"one"), PAUSE, piece(b"", more=False)], [REQUEST, REQUEST])
+    heads = [write.startswith(b"HTTP/1.1 200 OK\r\n") and write.endswith(b"3\r\none\r\n") for write in writes]
+    assert heads == [True, False, True, False]
+
+
+def test_requests_that_come_together_are_answered_in_order() -> None:
+    messages = [START, piece(b"one"), PAUSE, piece(b"", more=False)]
+    assert b"".join(writes_of(messages, [REQUEST + REQUEST])) == b"".join(writes_of(messages, [REQUEST, REQUEST]))
+
+
+def test_what_is_no_request_is_answered_and_closed() -> None:
+    (answer,) = writes_of([], [b"nonsense\r\n\r\n"])
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_servers_take_this_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", protocols := {})
+    monkeypatch.setattr("nfold.deployments.http_protocol.HTTP_PROTOCOLS", protocols)
+    use_for_servers()
+    config = Config("nowhere:app", factory=True, log_config=None)
+    config.app = lambda: None
+    config.load()
+    assert config.http_protocol_class is GatewayProtocol
