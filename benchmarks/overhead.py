@@ -10,7 +10,9 @@ The two take turns, so one always idles while the other works, and everything el
     http     streaming clients of the OpenAI API in a process of their own
 
 tokens/s at a closed loop of a quarter more requests than the engine has slots, so that none is ever empty; TTFT one
-request at a time, the paths in turn, "added" being the median of the differences. Last line: JSON.
+request at a time, the paths in turn, "added" being the median of the differences. The clock of http runs at a
+socket, from a ready request's bytes to the first token's: a client's HTTP library is not the service's. Last line:
+JSON.
 """
 
 import argparse

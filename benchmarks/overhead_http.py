@@ -2,8 +2,8 @@
 
 import argparse
 import asyncio
-import http.client
 import json
+import socket
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -50,29 +50,45 @@ async def tokens_per_s(
     return counted / window_s
 
 
-def ttft_ms(connection: http.client.HTTPConnection, path: str, prompt: list[int]) -> float:
-    """Over one kept connection, with the standard library's client: a richer one adds milliseconds of its own."""
-    begin = time.perf_counter()
-    body = json.dumps(request(prompt, 1))
-    connection.request("POST", path, body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    while not response.readline().startswith(b"data: {"):
-        pass
-    elapsed = time.perf_counter() - begin
-    response.read()
-    return 1e3 * elapsed
+class BareClient:
+    """One kept connection that reads no more of a response than it must: what a client's HTTP library adds, up to
+    milliseconds, is not the service's. The clock runs from the request's bytes to the first token's."""
+
+    def __init__(self, host: str, port: int, path: str) -> None:
+        self._socket = socket.create_connection((host, port), timeout=120)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+
+    def ttft_ms(self, prompt: list[int]) -> float:
+        body = json.dumps(request(prompt, 1))
+        message = f"{self._head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        received, elapsed_s = b"", 0.0
+        begin = time.perf_counter()
+        self._socket.sendall(message)
+        while not received.endswith(b"0\r\n\r\n"):  # of the last chunk
+            part = self._socket.recv(65536)
+            if not part:
+                raise SystemExit(f"the service closed the connection after {received[:500]!r}")
+            received += part
+            if not elapsed_s and b"\r\ndata: {" in received:
+                elapsed_s = time.perf_counter() - begin
+        if not received.startswith(b"HTTP/1.1 200 "):
+            raise SystemExit(f"got {received[:500]!r}")
+        return 1e3 * elapsed_s
 
 
 async def serve(url: str, vocab_size: int) -> None:
     prompts = [prompt.tolist() for prompt in make_prompts(vocab_size)]
     split = urlsplit(url)
-    connection = http.client.HTTPConnection(split.netloc, timeout=120)
+    assert split.hostname is not None
+    assert split.port is not None
+    bare_client = BareClient(split.hostname, split.port, f"{split.path}/completions")
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as client:
         while line := await asyncio.to_thread(sys.stdin.readline):
             question = json.loads(line)
             if question["kind"] == "ttft":
-                figure = ttft_ms(connection, f"{split.path}/completions", prompts[question["row"] % len(prompts)])
+                figure = bare_client.ttft_ms(prompts[question["row"] % len(prompts)])
             else:
                 load = (question["concurrency"], question["warmup_s"], question["window_s"])
                 figure = await tokens_per_s(client, prompts, *load)
