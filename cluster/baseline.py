@@ -67,6 +67,7 @@ class Baseline(Record):
         num_replicas: replicas of the model on that node.
         concurrency: requests kept in flight per replica.
         num_in_flight: requests per replica that its engine held, mean over the window.
+        overhead_share: of the engines' time with work, what they spent between steps.
         tokens_per_s: output tokens of the whole node, median of `repeats`.
         repeats: output tokens/s of each repeat.
         step_times: the step-time curve, by growing batch; empty when the engine does not tell.
@@ -81,6 +82,7 @@ class Baseline(Record):
     num_replicas: int = Field(ge=1)
     concurrency: int = Field(ge=1)
     num_in_flight: float = Field(gt=0)
+    overhead_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     tokens_per_s: float = Field(gt=0)
     repeats: list[float] = Field(min_length=1)
     window_s: float
@@ -101,7 +103,7 @@ class Baseline(Record):
 
     @property
     def yardstick(self) -> Yardstick:
-        return Yardstick(self.tokens_per_s / self.num_replicas, self.num_in_flight)
+        return Yardstick(self.tokens_per_s / self.num_replicas, self.num_in_flight, self.overhead_share)
 
 
 def keep_baseline(baseline: Baseline, home: Path) -> Path:

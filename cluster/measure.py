@@ -13,6 +13,7 @@ from ..deployments.router import Router, RouterSettings
 from ..models.errors import StateError, UnavailableError
 from .arrivals import ClosedLoop
 from .baseline import Baseline, BaselineKey
+from .ledger import overhead_share
 from .load import POLL_S, LoadSettings, run_load
 from .load_result import LoadResult, StepTimePoint
 from .provenance import provenance
@@ -196,6 +197,7 @@ def build_baseline(
         num_replicas=len(replicas),
         concurrency=concurrency,
         num_in_flight=statistics.fmean(_in_flight(result) for result in results) / len(replicas),
+        overhead_share=overhead_share(typical.samples),
         tokens_per_s=median,
         repeats=rates,
         window_s=typical.window_s,

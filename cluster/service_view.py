@@ -105,6 +105,7 @@ def _replica_counters(replica: ReplicaView, status: ReplicaStatus) -> ReplicaCou
         yardstick=replica.yardstick,
         service_s=status.idle_s + status.busy_s + status.overhead_s,
         idle_s=status.idle_s,
+        overhead_s=status.overhead_s,
         output_tokens=status.stats.total_output_tokens,
         num_in_flight=replica.num_in_flight,
         num_waiting=status.stats.num_waiting,

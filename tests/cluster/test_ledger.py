@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nfold.cluster.ledger import ModelCounters, ReplicaCounters, Yardstick, account, tokens_per_s
+from nfold.cluster.ledger import ModelCounters, ReplicaCounters, Yardstick, account, overhead_share, tokens_per_s
 
 YARDSTICKS = {"CPU": Yardstick(tokens_per_s=100.0, num_in_flight=8.0)}
 NODES = ("a", "b")
@@ -19,6 +19,9 @@ def replica(
     idle_s: float = 0.0,
     yardstick: str = "CPU",
     num_in_flight: int = 8,
+    num_waiting: int = 0,
+    overhead_s: float = 0.0,
+    handover_s: float = 0.0,
 ) -> ReplicaCounters:
     return ReplicaCounters(
         replica=name,
@@ -28,7 +31,9 @@ def replica(
         idle_s=idle_s,
         output_tokens=output_tokens,
         num_in_flight=num_in_flight,
-        num_waiting=0,
+        num_waiting=num_waiting,
+        overhead_s=overhead_s,
+        handover_s=handover_s,
     )
 
 
@@ -86,8 +91,68 @@ def test_a_known_loss_lands_in_its_column(
     assert ledger is not None
     assert ledger.baseline == pytest.approx(200)
     assert ledger.measured == pytest.approx(measured)
-    assert ledger.losses == pytest.approx({"no demand": no_demand, "starved": starved, "unexplained": unexplained})
+    assert ledger.losses == pytest.approx(
+        {"no demand": no_demand, "starved": starved, "control plane": 0, "unexplained": unexplained}
+    )
     assert ledger.efficiency == (None if efficiency is None else pytest.approx(efficiency))
+
+
+def one_replica_each(time_s: float, *replicas: ReplicaCounters, queued: int = 0) -> ModelCounters:
+    return ModelCounters(time_s=time_s, num_queued=queued, replicas=replicas)
+
+
+CONTROL_PLANE = {
+    "its work is on the way": (
+        replica("a", 10, 800, idle_s=2, handover_s=2),
+        YARDSTICKS["CPU"],
+        0,
+        {"no demand": 0, "starved": 0, "control plane": 20, "unexplained": 0},
+    ),
+    "no more than it was idle": (
+        replica("a", 10, 800, idle_s=2, handover_s=5),
+        YARDSTICKS["CPU"],
+        0,
+        {"no demand": 0, "starved": 0, "control plane": 20, "unexplained": 0},
+    ),
+    "the rest of its idling has its own reason": (
+        replica("a", 10, 500, idle_s=5, handover_s=2),
+        YARDSTICKS["CPU"],
+        0,
+        {"no demand": 30, "starved": 0, "control plane": 20, "unexplained": 0},
+    ),
+    "requests wait and no replica has any": (
+        replica("a", 10, 0, idle_s=10, num_in_flight=0),
+        YARDSTICKS["CPU"],
+        7,
+        {"no demand": 0, "starved": 0, "control plane": 100, "unexplained": 0},
+    ),
+    "at work but between steps": (
+        replica("a", 10, 900, overhead_s=1),
+        YARDSTICKS["CPU"],
+        0,
+        {"no demand": 0, "starved": 0, "control plane": 10, "unexplained": 0},
+    ),
+    "as much between steps as the baseline": (
+        replica("a", 10, 1000, overhead_s=1),
+        Yardstick(100.0, 8.0, overhead_share=0.1),
+        0,
+        {"no demand": 0, "starved": 0, "control plane": 0, "unexplained": 0},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("after", "yardstick", "queued", "losses"), CONTROL_PLANE.values(), ids=CONTROL_PLANE.keys()
+)
+def test_control_plane(after: ReplicaCounters, yardstick: Yardstick, queued: int, losses: dict[str, float]) -> None:
+    before = replica("a", 0, 0, num_in_flight=after.num_in_flight)
+    samples = [one_replica_each(0, before, queued=queued), one_replica_each(10, after, queued=queued)]
+    ledger = account(samples, {"CPU": yardstick})
+    assert ledger is not None
+    assert ledger.losses == pytest.approx(losses, abs=1e-9)
+    assert overhead_share(samples) == pytest.approx(
+        after.overhead_s / (10 - after.idle_s) if after.idle_s < 10 else 0
+    )
 
 
 def test_below_saturation_headroom_is_stated_instead_of_efficiency() -> None:
@@ -203,6 +268,8 @@ REPLICAS = st.lists(
         output_tokens=st.integers(0, 10**9),
         num_in_flight=st.integers(0, 512),
         num_waiting=st.integers(0, 512),
+        overhead_s=st.floats(0, 1e6),
+        handover_s=st.floats(0, 1e6),
     ),
     max_size=4,
     unique_by=lambda replica: replica.replica,
@@ -225,5 +292,6 @@ def test_columns_sum_to_the_gap(steps: list[tuple[float, int, tuple[ReplicaCount
     assert math.isclose(sum(ledger.losses.values()), ledger.baseline - ledger.measured, abs_tol=1e-9 * scale)
     assert ledger.no_demand >= 0
     assert ledger.starved >= 0
-    assert ledger.no_demand + ledger.starved <= ledger.baseline * (1 + 1e-9)
+    assert ledger.control_plane >= 0
+    assert ledger.no_demand + ledger.starved + ledger.control_plane <= ledger.baseline * (1 + 1e-9)
     assert (ledger.efficiency is None) != (ledger.headroom is None)

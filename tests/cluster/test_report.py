@@ -41,6 +41,7 @@ def test_plain_text() -> None:
             "measured             1,850   92.5%  ██████████████████████████████",
             "no demand               10    0.5%",
             "starved                 40    2.0%  █",
+            "control plane            0    0.0%",
             "unexplained            100    5.0%  ██",
             "sum of baselines     2,000  100.0%",
             "",
