@@ -1,0 +1,65 @@
+"""growth: the same at growing size, and what it costs the router."""
+
+import argparse
+from collections.abc import Callable
+
+from control_plane_fleet import fleet_config, num_cores, start_fleet
+from control_plane_report import Goal, print_goals, what_is_full
+from control_plane_runs import Times, saturate, window_figures
+from control_plane_scenarios import (
+    ACCELERATOR,
+    print_cpu,
+    singles_tokens_per_s,
+)
+
+Progress = Callable[[str], None]
+
+GROWTH_PROFILE = "gpt-oss-120b"
+GROWTH_SIZES = (8, 87, 256, 512)
+GROWTH_GOAL = 0.98
+
+
+def growth(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
+    """GPT-OSS-120B Offline at growing size: rate against linear, and what a token and a step cost the router."""
+    times = Times(args.warmup or 150.0, args.seconds or 60.0)
+    sizes = [args.accelerators] if args.accelerators else list(GROWTH_SIZES)
+    single = 0.0
+    rows: list[dict[str, object]] = []
+    stopped = ""
+    for size in sizes:
+        config = fleet_config([(ACCELERATOR, size)], GROWTH_PROFILE, "offline", port=args.port)
+        with start_fleet(config, progress) as fleet:
+            single = single or singles_tokens_per_s(fleet, args, times, progress)
+            progress(f"{size} accelerators, {fleet.num_nodes} nodes")
+            [window] = saturate(fleet, [fleet.replicas], times, progress, seed=args.seed + 1000)
+        figures = window_figures(window)
+        share = window.tokens_per_s / (size * single)
+        router_s = window.cpu.router / max(window.end.num_steps - window.begin.num_steps, 1)
+        rows.append(
+            {"accelerators": size, "efficiency": share, "router_cpu_us_per_step": router_s * 1e6, **figures}
+        )
+        print_cpu(figures)
+        full = what_is_full(figures, num_cores())
+        if share < GROWTH_GOAL and full:
+            stopped = f"stopped at {size} accelerators: {full}"
+            break
+    first, last = rows[0], rows[-1]
+    grown = _ratio(last, first, "router_cpu_s_per_million_tokens")
+    print_goals(
+        f"Growth, {ACCELERATOR}, {GROWTH_PROFILE}, Offline",
+        [
+            *(
+                Goal(f"{row['accelerators']} accelerators, of linear", row["efficiency"], GROWTH_GOAL, "%")  # pyright: ignore[reportArgumentType]
+                for row in rows
+            ),
+            Goal("router CPU per token, last over first", grown, 1.0, "x", at_least=False),
+        ],
+    )
+    print("  published, 512 accelerators: 5.75M tokens/s Offline, about 74 % of linear")
+    print(f"  {stopped}" if stopped else "  every size was carried")
+    return {"single_tokens_per_s": single, "added_ttft_p99_ms": None, **last, "rows": rows, "stopped": stopped}
+
+
+def _ratio(last: dict[str, object], first: dict[str, object], key: str) -> float | None:
+    a, b = last[key], first[key]
+    return a / b if isinstance(a, float) and isinstance(b, float) and b else None

@@ -1,0 +1,141 @@
+"""What the same requests would see of the same engines if the control plane took no time: replayed in virtual time.
+
+Each request reaches an engine at the moment when it comes, and each token is seen when its step is due. Which
+engine? The one that the router chose: the difference to what was measured is the path's. Or the one with the fewest
+requests for its speed at that moment: the difference between the two replays is the routing's.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from control_plane_requests import F64, Requests
+from nfold.models.engine.protocol import I32
+from nfold.models.engine.simulated.profile import StepTimeProfile
+from nfold.models.engine.simulated.scheduler import SimulatedScheduler
+from nfold.models.engine.simulated.sequences import NUM_PROMPT, Sequences, build_sequences
+from nfold.models.engine.simulated.virtual import make_load, replay
+from nfold.models.errors import ConfigError
+
+
+class _Engine:
+    """`SimulatedEngine` without pacing: the same scheduler and step times."""
+
+    def __init__(self, profile: StepTimeProfile, scenario: str) -> None:
+        self.limits = profile.scenario(scenario).limits
+        self._curve = profile.curve
+        self.scheduler = SimulatedScheduler(
+            self.limits,
+            kv_capacity_tokens=profile.kv_capacity_tokens,
+            max_model_len=profile.max_model_len,
+            vocab_size=profile.vocab_size,
+        )
+        self.runs = False
+
+    def begin_step(self) -> float:
+        """Compose a step; how long it takes."""
+        work = self.scheduler.compose(self.limits.max_num_seqs)
+        return self._curve.step_s(work.num_prefill_tokens, work.num_decode_tokens, work.num_kv_tokens)
+
+
+def ideal_ttft_s(
+    engines: Sequence[tuple[StepTimeProfile, str]],
+    requests: Requests,
+    begin_s: float,
+    end_s: float,
+    chosen: I32 | None = None,
+) -> F64:
+    """[M] TTFTs of the requests that come in [begin_s, end_s), in their order.
+
+    Args:
+        engines: profile and scenario of each.
+        chosen: [N] the engine of each request; where it is -1, and with None, the least busy one.
+
+    Raises:
+        ConfigError: a scenario without a published rate.
+    """
+    return _Replay(engines, requests, chosen).first_tokens_of(begin_s, end_s)
+
+
+def steady_tpot_s(profile: StepTimeProfile, scenario: str, queries_per_s: float, seconds: float = 900.0) -> float:
+    """Time between two tokens on one accelerator that has long had `queries_per_s`, median: the second half of a
+    replay of so many seconds."""
+    per_node = queries_per_s * profile.num_accelerators
+    run = replace(profile.scenario(scenario).run, samples_per_s=per_node, num_samples=round(per_node * seconds))
+    values_s = replay(profile, scenario, make_load(profile, run)).tpot_s
+    return float(np.median(values_s[len(values_s) // 2 :]))
+
+
+class _Replay:
+    def __init__(
+        self, engines: Sequence[tuple[StepTimeProfile, str]], requests: Requests, chosen: I32 | None
+    ) -> None:
+        self._requests = requests
+        self._chosen = np.full(len(requests), -1, np.int32) if chosen is None else chosen
+        self._engines = [_Engine(profile, scenario) for profile, scenario in engines]
+        self._speeds = np.array([_speed(profile, scenario) for profile, scenario in engines])
+        self._in_flight = np.zeros(len(engines))
+        self._steps: list[tuple[float, int]] = []
+        self._first_s = np.full(len(requests), np.nan)
+        self._sequences = _sequences_of(requests, engines[0][0].max_model_len)
+
+    def first_tokens_of(self, begin_s: float, end_s: float) -> F64:
+        due_s = self._requests.due_s
+        first, last = np.searchsorted(due_s, (begin_s, end_s))
+        for row in range(len(due_s)):
+            now_s = float(due_s[row])
+            if now_s >= end_s and not np.isnan(self._first_s[first:last]).any():
+                break
+            while self._steps and self._steps[0][0] <= now_s:
+                self._end_step()
+            self._submit(row, now_s)
+        while self._steps and np.isnan(self._first_s[first:last]).any():
+            self._end_step()
+        return self._first_s[first:last] - due_s[first:last]
+
+    def _submit(self, row: int, now_s: float) -> None:
+        index = int(self._chosen[row])
+        if index < 0:
+            index = int(np.argmin((self._in_flight + 1) / self._speeds))
+        engine = self._engines[index]
+        engine.scheduler.submit(self._sequences[:, row : row + 1])
+        self._in_flight[index] += 1
+        if not engine.runs:
+            self._begin_step(index, now_s)
+
+    def _begin_step(self, index: int, now_s: float) -> None:
+        engine = self._engines[index]
+        engine.runs = bool(engine.scheduler.num_running or engine.scheduler.num_waiting)
+        if engine.runs:
+            heapq.heappush(self._steps, (now_s + engine.begin_step(), index))
+
+    def _end_step(self) -> None:
+        now_s, index = heapq.heappop(self._steps)
+        new = self._engines[index].scheduler.complete()
+        fresh = new.ids[np.isnan(self._first_s[new.ids])]
+        self._first_s[fresh] = now_s
+        self._in_flight[index] -= int((new.finish != 0).sum())
+        self._begin_step(index, now_s)
+
+
+def _sequences_of(requests: Requests, max_model_len: int) -> Sequences:
+    count = len(requests)
+    sequences = build_sequences(
+        ids=np.arange(count, dtype=np.uint64),
+        prompt_lens=requests.prompt_lens,
+        hashes=np.zeros(count, np.uint64),
+        max_tokens=requests.answer_lens,
+        seeds=np.zeros(count, np.uint64),
+        ignore_eos=np.ones(count, np.uint8),
+        max_model_len=max_model_len,
+    )
+    assert int(sequences[NUM_PROMPT].min(initial=1)) > 0
+    return sequences
+
+
+def _speed(profile: StepTimeProfile, scenario: str) -> float:
+    value = profile.scenario(scenario).figures["tokens_per_s"].value
+    if value is None:
+        raise ConfigError("scenario", scenario, f"the profile {profile.name} has no rate for it")
+    return value

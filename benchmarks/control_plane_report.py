@@ -1,0 +1,116 @@
+"""Goals beside what was measured, and the common figures of the last line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from control_plane_cpu import CpuSeconds
+from control_plane_requests import F64
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One goal and what was measured.
+
+    Attributes:
+        at_least: else at most.
+        note: what it is measured against, or what was published.
+    """
+
+    name: str
+    measured: float | None
+    goal: float
+    unit: str = ""
+    at_least: bool = True
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """None when nothing was measured."""
+        if self.measured is None:
+            return None
+        return self.measured >= self.goal if self.at_least else self.measured <= self.goal
+
+    def __str__(self) -> str:
+        says = {True: "met", False: "MISSED", None: "not measured"}[self.met]
+        measured = "-" if self.measured is None else _figure(self.measured, self.unit)
+        bound = "at least" if self.at_least else "at most"
+        goal = f"{bound} {_figure(self.goal, self.unit)}"
+        return f"  {self.name:<38}{measured:>20}   goal {goal:<28} {says:<8} {self.note}".rstrip()
+
+
+def _figure(value: float, unit: str) -> str:
+    if unit == "%":
+        return f"{value:.2%}"
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3
+    return f"{value:,.{digits}f} {unit}".rstrip()
+
+
+def print_goals(title: str, goals: Sequence[Goal]) -> None:
+    """Everything that comes from simulated engines says so."""
+    print(f"\n{title} (simulated accelerators)")
+    for goal in goals:
+        print(goal)
+
+
+def cpu_figures(cpu: CpuSeconds, num_tokens: int, num_cores: int) -> dict[str, float | None]:
+    """CPU seconds per million output tokens, by part, and how full the machine was."""
+    millions = num_tokens / 1e6
+    return {
+        "router_cpu_s_per_million_tokens": cpu.router / millions if num_tokens else None,
+        "engine_cpu_s_per_million_tokens": cpu.engines / millions if num_tokens else None,
+        "other_cpu_s_per_million_tokens": cpu.others / millions if num_tokens else None,
+        "router_cores": cpu.router / cpu.wall_s,
+        "engine_cores": cpu.engines / cpu.wall_s,
+        "other_cores": cpu.others / cpu.wall_s,
+        "machine_busy_share": cpu.machine / (cpu.wall_s * num_cores),
+    }
+
+
+def what_is_full(figures: dict[str, float | None], num_cores: int) -> str:
+    """Which part the machine runs out of first, in words; empty when there is room."""
+    router, engines, busy = (
+        figures[name] or 0.0 for name in ("router_cores", "engine_cores", "machine_busy_share")
+    )
+    if router > 0.9:
+        return f"the router's process is full ({router:.2f} of one core)"
+    if busy > 0.93:
+        return (
+            f"this machine's {num_cores} cores are full: engine hosts {engines:.2f}, router {router:.2f}, others "
+            f"{figures['other_cores'] or 0.0:.2f} cores. Real accelerators would not need the hosts' share"
+        )
+    return ""
+
+
+def latency_figures(name: str, values_s: F64) -> dict[str, float | None]:
+    """p50 and p99 in milliseconds; None without values, or where the percentile is of one that never came."""
+    keys = {f"{name}_p50_ms": 50, f"{name}_p99_ms": 99}
+    if not len(values_s):
+        return dict.fromkeys(keys)
+    found = {key: float(np.percentile(values_s, share)) * 1e3 for key, share in keys.items()}
+    return {key: value if np.isfinite(value) else None for key, value in found.items()}
+
+
+def added_figures(measured_s: F64, same_s: F64, ideal_s: F64) -> dict[str, float | None]:
+    """TTFT and what was added to it, see `control_plane_ideal`: differences of percentiles.
+
+    Args:
+        measured_s: [M] by the driver.
+        same_s: [M] of the replay on the engines that the router chose; measured less this is the path's.
+        ideal_s: [M] of the replay on the least busy engines; `same_s` less this is the routing's.
+    """
+    measured, same, ideal = (latency_figures("ttft", values_s) for values_s in (measured_s, same_s, ideal_s))
+    figures = measured | {f"engines_{name}": value for name, value in same.items()}
+    for name, value in measured.items():
+        figures[f"added_{name}"] = _less(value, same[name])
+        figures[f"routing_added_{name}"] = _less(same[name], ideal[name])
+    known = np.isfinite(measured_s) & np.isfinite(same_s)
+    if known.any():
+        differences_s = measured_s[known] - same_s[known]
+        figures["added_ttft_mean_ms"] = float(differences_s.mean()) * 1e3
+        figures["added_ttft_each_p99_ms"] = float(np.percentile(differences_s, 99)) * 1e3
+    return figures
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other

@@ -1,0 +1,192 @@
+"""offline, server, interactive and peak: the published 87-accelerator runs of Llama 2 70B, on simulated ones."""
+
+import argparse
+from collections.abc import Callable
+
+from control_plane_fleet import Fleet, fleet_config, num_cores, profile_of, start_fleet
+from control_plane_report import Goal, print_goals, what_is_full
+from control_plane_runs import Figures, Times, arrive, saturate, window_figures
+
+Progress = Callable[[str], None]
+
+ACCELERATOR, MODEL_PROFILE = "MI355X", "llama-2-70b"
+PUBLISHED_ACCELERATORS = 87
+# MLPerf Inference v6.0, closed, AMD, 87x MI355X: tokens/s and queries/s asked for; MLPerf's limits at p99.
+PUBLISHED_OFFLINE = 1_042_110
+PUBLISHED_QUERIES = {"server": 3650.0, "interactive": 2800.0}
+LIMITS_MS = {"server": (2000.0, 200.0), "interactive": (450.0, 40.0)}
+PEAK_QUERIES = 20_000.0
+PEAK_STEPS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+PEAK_ADDED_MS = 100.0
+PEAK_ANSWER_TOKENS = 8
+# Of an engine's time: with more, the engines and not the router would be measured.
+PEAK_ENGINE_SHARE = 0.9
+
+
+def offline(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
+    """Saturated: the whole fleet against single accelerators of it, through the same path."""
+    times = Times(args.warmup or 90.0, args.seconds or 60.0)
+    count = args.accelerators or PUBLISHED_ACCELERATORS
+    with start_fleet(_config(args, count, "offline"), progress) as fleet:
+        single = singles_tokens_per_s(fleet, args, times, progress)
+        progress(f"all {count} accelerators")
+        [window] = saturate(fleet, [fleet.replicas], times, progress, seed=args.seed + 1000)
+    figures = window_figures(window)
+    efficiency = window.tokens_per_s / (count * single)
+    goal_tokens = PUBLISHED_OFFLINE * count / PUBLISHED_ACCELERATORS
+    print_goals(
+        f"Offline, {count} x {ACCELERATOR}, {MODEL_PROFILE}",
+        [
+            Goal("tokens/s", window.tokens_per_s, goal_tokens, note="published for 87: 1,042,110"),
+            Goal(f"of {count} x one accelerator", efficiency, 0.99, "%", note="published: 92.6 %"),
+        ],
+    )
+    print_cpu(figures)
+    return {
+        "accelerators": count,
+        "single_tokens_per_s": single,
+        "efficiency": efficiency,
+        "added_ttft_p99_ms": None,
+        **figures,
+    }
+
+
+def singles_tokens_per_s(fleet: Fleet, args: argparse.Namespace, times: Times, progress: Progress) -> float:
+    """Mean rate of a few accelerators that are each measured alone: a router, a load and an engine of its own."""
+    count = min(args.singles, len(fleet.replicas))
+    groups = [[replica] for replica in fleet.replicas[:: len(fleet.replicas) // count][:count]]
+    progress(f"{count} single accelerators, each alone with a router of its own")
+    windows = saturate(fleet, groups, times, progress, seed=args.seed)
+    rates = [window.tokens_per_s for window in windows]
+    progress(f"one accelerator: {sum(rates) / count:,.0f} tokens/s, {min(rates):,.0f} to {max(rates):,.0f}")
+    return sum(rates) / count
+
+
+def server(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
+    """Poisson arrivals at the published rate, Server's settings."""
+    return _latency_bound("server", args, progress)
+
+
+def interactive(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
+    """Poisson arrivals at the published rate, Interactive's settings."""
+    return _latency_bound("interactive", args, progress)
+
+
+def _latency_bound(scenario: str, args: argparse.Namespace, progress: Progress) -> dict[str, object]:
+    count = args.accelerators or PUBLISHED_ACCELERATORS
+    rate = args.queries or PUBLISHED_QUERIES[scenario] * count / PUBLISHED_ACCELERATORS
+    times = Times(args.warmup or 60.0, args.seconds or 60.0)
+    with start_fleet(_config(args, count, scenario), progress) as fleet:
+        figures = arrive(fleet, fleet.replicas, rate, times, progress, seed=args.seed)
+    ttft_limit, tpot_limit = LIMITS_MS[scenario]
+    print_goals(
+        f"{scenario.capitalize()}, {count} x {ACCELERATOR}, {MODEL_PROFILE}, {rate:,.0f} queries/s",
+        [
+            Goal("of offered tokens/s", figures["share_of_offered"], 0.99, "%"),
+            Goal("TTFT p99 added", figures["added_ttft_p99_ms"], 20.0, "ms", at_least=False),
+            Goal("TTFT p99", figures["ttft_p99_ms"], ttft_limit, "ms", at_least=False, note="MLPerf's limit"),
+            Goal("TPOT p99", figures["tpot_p99_ms"], tpot_limit, "ms", at_least=False, note="MLPerf's limit"),
+        ],
+    )
+    print_latencies(figures)
+    print_cpu(figures)
+    return {"accelerators": count, "efficiency": figures["share_of_offered"], **figures}
+
+
+def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
+    """More and more queries/s with short answers, until the control plane adds over 100 ms at p99."""
+    count = args.accelerators or 192
+    goal = PEAK_QUERIES * count / 192 if args.quick else PEAK_QUERIES
+    rates = [args.queries] if args.queries else [goal * step for step in PEAK_STEPS]
+    times = Times(args.warmup or 6.0, args.seconds or 10.0)
+    tried: list[Figures] = []
+    best: Figures | None = None
+    held = 0.0
+    stopped = "all rates were held"
+    with start_fleet(_config(args, count, "server"), progress) as fleet:
+        for rate in rates:
+            share = _engine_share(fleet, rate / count)
+            if share > PEAK_ENGINE_SHARE:
+                stopped = f"{rate:,.0f} queries/s would take {share:.0%} of the engines' time; use more of them"
+                break
+            progress(f"{rate:,.0f} queries/s")
+            figures = arrive(
+                fleet,
+                fleet.replicas,
+                rate,
+                times,
+                progress,
+                seed=args.seed,
+                answer_tokens=PEAK_ANSWER_TOKENS,
+                warm=False,
+            )
+            tried.append(figures)
+            added = figures["added_ttft_p99_ms"]
+            print_latencies(figures)
+            full = what_is_full(figures, num_cores())
+            if added is None or added > PEAK_ADDED_MS:
+                shown = "over the run's end" if added is None else f"{added:,.0f} ms"
+                stopped = f"at {rate:,.0f} queries/s the control plane adds {shown} at p99"
+                stopped += f"; {full}" if full else ""
+                break
+            best, held = figures, figures["offered_queries_per_s"] or 0.0
+    print_goals(
+        f"Peak, {count} x {ACCELERATOR}, answers of {PEAK_ANSWER_TOKENS} tokens, one router process",
+        [Goal("queries/s", held, goal, note="published heads: about 4,000")],
+    )
+    print(f"  {stopped}")
+    chosen: Figures = best or tried[-1]
+    print_cpu(chosen)
+    return {
+        "accelerators": count,
+        "efficiency": chosen["share_of_offered"],
+        "stopped": stopped,
+        "held": best is not None,
+        **chosen,
+        "queries_per_s": held,
+        "tried": tried,
+    }
+
+
+def _engine_share(fleet: Fleet, rate: float) -> float:
+    """Of an engine's time, what `rate` queries/s with short answers take beyond what steps take anyway."""
+    from nfold.models.engine.simulated.lengths import WORKLOADS
+
+    profile, _ = profile_of(fleet.replicas[0])
+    per_query_s = WORKLOADS[profile.workload].prompt.mean * profile.curve.prefill_token_s
+    return rate * (per_query_s + PEAK_ANSWER_TOKENS * profile.curve.decode_token_s)
+
+
+def _config(args: argparse.Namespace, count: int, scenario: str):
+    return fleet_config([(ACCELERATOR, count)], MODEL_PROFILE, scenario, port=args.port)
+
+
+def print_latencies(figures: Figures) -> None:
+    """What was seen, what the engines alone would have given, and the difference."""
+    parts = [
+        f"{name} {value:,.1f} ms"
+        for name, key in (
+            ("TTFT p50", "ttft_p50_ms"),
+            ("p99", "ttft_p99_ms"),
+            ("engines alone p50", "engines_ttft_p50_ms"),
+            ("p99", "engines_ttft_p99_ms"),
+            ("added p50", "added_ttft_p50_ms"),
+            ("p99", "added_ttft_p99_ms"),
+            ("mean", "added_ttft_mean_ms"),
+            ("each, p99", "added_ttft_each_p99_ms"),
+            ("by routing p99", "routing_added_ttft_p99_ms"),
+        )
+        if (value := figures.get(key)) is not None
+    ]
+    print("  " + "   ".join(parts), flush=True)
+
+
+def print_cpu(figures: Figures) -> None:
+    print(
+        f"  CPU per million tokens: router {figures['router_cpu_s_per_million_tokens'] or 0:.2f} s, engine hosts "
+        f"{figures['engine_cpu_s_per_million_tokens'] or 0:.2f} s   cores: router {figures['router_cores']:.2f}, "
+        f"hosts {figures['engine_cores']:.2f}, Ray and gateways {figures['other_cores']:.2f}   "
+        f"{figures['steps_per_s']:,.0f} steps/s"
+    )
+    if full := what_is_full(figures, num_cores()):
+        print(f"  {full}")
