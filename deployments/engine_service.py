@@ -26,6 +26,7 @@ from .wire import (
     Hello,
     Output,
     Ping,
+    Pong,
     Refused,
     ReplicaStatus,
     Status,
@@ -106,6 +107,7 @@ class EngineService:
         self._failure: Exception | None = None
         self._mark_s = self._status_due_s = clock()
         self._has_step = False
+        self._away_s = 0.0  # since it looked for messages last
         self._status = ReplicaStatus(
             stats=engine.stats(),
             idle_s=0.0,
@@ -236,9 +238,11 @@ class EngineService:
         return True
 
     def _step(self) -> None:
+        began_s = self._mark_s
         outputs = self._engine.step()
         self._busy_s += self._lap()
         self._send_outputs(outputs)
+        self._away_s = self._clock() - began_s
 
     def _lap(self) -> float:
         """Seconds since the last call."""
@@ -254,6 +258,7 @@ class EngineService:
                 self._handle(peer, frames)
             except WireError as error:
                 self._reject(peer, str(error))
+        self._away_s = 0.0
 
     def _handle(self, peer: bytes, frames: Frames) -> None:
         message = decode(frames)
@@ -275,8 +280,8 @@ class EngineService:
                 self._engine.abort(ids)
             case Goodbye():
                 self._close_session(session, "it said goodbye")
-            case Ping():
-                pass  # being heard was all
+            case Ping(sent_s=sent_s):
+                self._send(peer, encode(Pong(sent_s, self._away_s)))
             case _:
                 raise WireError(f"a router does not send {type(message).__name__}")
 

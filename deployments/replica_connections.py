@@ -18,6 +18,7 @@ from .wire import (
     Message,
     Output,
     Ping,
+    Pong,
     Refused,
     Status,
     Submit,
@@ -124,7 +125,7 @@ class ReplicaConnections:
                     self.lose(replica, f"it said nothing for {silent_s:.1f} s")
                 elif now_s - replica.pinged_s >= self._settings.heartbeat_s:
                     replica.pinged_s = now_s
-                    self.send(replica, Ping())
+                    self.send(replica, Ping(now_s))
             elif replica.state is ReplicaState.CONNECTING and silent_s > self._settings.dead_after_s:
                 replica.state = ReplicaState.LOST
                 replica.reason = f"it has not answered for {silent_s:.1f} s"
@@ -209,6 +210,8 @@ class ReplicaConnections:
                     self.lose(replica, reason)
             case Draining() if replica.alive:
                 replica.state = ReplicaState.DRAINING
+            case Pong(sent_s=sent_s, away_s=away_s):
+                replica.note_round_trip(self._clock() - sent_s, away_s)
             case Status(status=status):
                 replica.note_status(status, self._clock())
             case _:

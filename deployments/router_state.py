@@ -13,6 +13,7 @@ from .index_pool import Indices
 from .replica_loads import F64, ReplicaLoads
 from .request_queue import RequestQueue
 from .request_table import NOWHERE, RequestTable
+from .round_trip import RoundTrip
 from .router_stats import Histogram, ModelSnapshot, PoolSnapshot, ReplicaSnapshot
 from .routing_policy import OutputLength, StepCurve, known_speeds, limit_in_flight, observe_slowness, tokens_per_s
 from .wire import ReplicaStatus
@@ -108,6 +109,7 @@ class Replica:
         self.status_s = 0.0
         self.num_output_tokens = 0
         self.num_prompt_tokens = 0
+        self._round_trip = RoundTrip()
         self._state = ReplicaState.CONNECTING
         self._listed = True
 
@@ -180,6 +182,11 @@ class Replica:
         self.step_began_s = now_s - delay_s if num_in_flight else float("-inf")
         self.note_in_flight(num_in_flight)
 
+    def note_round_trip(self, measured_s: float, away_s: float) -> None:
+        """A Ping came back."""
+        self._round_trip = self._round_trip.observe(measured_s, away_s)
+        self.loads.delay_s[self.number] = 0.5 * self._round_trip.mean_s
+
     def note_in_flight(self, num_in_flight: int) -> None:
         """The replica told how many requests it holds, of all routers."""
         alone = self.status is not None and self.status.num_gateways <= 1
@@ -214,6 +221,7 @@ class Replica:
             status_age_s=now_s - self.status_s if self.status else 0.0,
             num_output_tokens=self.num_output_tokens,
             num_prompt_tokens=self.num_prompt_tokens,
+            delay_s=float(self.loads.delay_s[self.number]),
         )
 
 

@@ -71,6 +71,7 @@ class ReplicaSnapshot:
         num_in_flight_others: requests of other routers that it holds, as last told.
         outstanding_tokens: prompt and expected output tokens not yet seen computed, this router's.
         tokens_per_s: estimated speed at a full batch; None before its pool was measured.
+        delay_s: one way to it; 0 before it was measured.
         status: the latest that it sent, None before the first.
         status_age_s: seconds since then.
         num_output_tokens, num_prompt_tokens: totals that came through this router.
@@ -88,6 +89,7 @@ class ReplicaSnapshot:
     status_age_s: float
     num_output_tokens: int
     num_prompt_tokens: int
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ little-endian bytes, widest items first so that each array is aligned. Decoding 
 of the frame. Request ids on the wire are the router's own, below 2**40.
 
     router   ── Hello, Ping, Submit, Abort, Goodbye ─────────────────────────────>  replica
-             <── Welcome, Output, Refused, Status, Draining, Goodbye ────────────
+             <── Welcome, Pong, Output, Refused, Status, Draining, Goodbye ──────
 
 Hello, Welcome and Goodbye keep `kind` and `version` as their first two items in every version, so that two
 versions can always tell each other why they part.
@@ -20,7 +20,7 @@ import numpy as np
 from ..models.engine.protocol import U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
 from .array_frame import ArrayFrame, Arrays, WireError, pack
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 REQUEST_ID_BITS = 40
 
 Frames = list[bytes]
@@ -78,7 +78,21 @@ class Goodbye(_Plain, frozen=True, tag=3):
 
 
 class Ping(_Plain, frozen=True, tag=4):
-    """The router lives."""
+    """The router lives, and wants to know how far away the replica is. `sent_s`: the router's clock."""
+
+    sent_s: float
+
+
+class Pong(_Plain, frozen=True, tag=7):
+    """The answer to a Ping.
+
+    Attributes:
+        sent_s: as it came.
+        away_s: the longest that the Ping may have waited at the replica, which reads between steps only.
+    """
+
+    sent_s: float
+    away_s: float
 
 
 class Status(_Plain, frozen=True, tag=5):
@@ -120,7 +134,7 @@ class Output:
     num_in_flight: int
 
 
-Message = Hello | Welcome | Goodbye | Ping | Status | Draining | Submit | Abort | Refused | Output
+Message = Hello | Welcome | Goodbye | Ping | Pong | Status | Draining | Submit | Abort | Refused | Output
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
@@ -156,7 +170,7 @@ class _OutputHeader(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
 
 _WithArrays = _SubmitHeader | _AbortHeader | _RefusedHeader | _OutputHeader
-_Header = Hello | Welcome | Goodbye | Ping | Status | Draining | _WithArrays
+_Header = Hello | Welcome | Goodbye | Ping | Pong | Status | Draining | _WithArrays
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[_Header] = msgspec.msgpack.Decoder(_Header)

@@ -23,7 +23,8 @@ PLAIN = [
     wire.Hello(wire.WIRE_VERSION, "router"),
     wire.Welcome(wire.WIRE_VERSION, "replica"),
     wire.Goodbye(wire.WIRE_VERSION, "because"),
-    wire.Ping(),
+    wire.Ping(12.5),
+    wire.Pong(12.5, 0.25),
     wire.Status(STATUS),
     wire.Draining(),
 ]
@@ -147,7 +148,7 @@ def test_garbage_is_a_wire_error(frames: list[bytes]) -> None:
         wire.decode(frames)
     except wire.WireError:
         pass
-    else:  # a few short byte strings are messages, such as an empty Ping
+    else:  # a few short byte strings are messages, such as Draining
         assert len(frames) >= 1
 
 
