@@ -10,7 +10,7 @@ from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.engine_service import ServiceSettings
 from nfold.deployments.router import Router, RouterSettings, TokenChunk
 from nfold.deployments.router_stats import RouterSnapshot
-from nfold.models.engine.protocol import FinishReason, SamplingParams
+from nfold.models.engine.protocol import FinishReason, SamplingParams, SubmitBatch
 from nfold.models.errors import OverloadedError, RequestError, UnavailableError, UnknownModelError
 from service_rig import Answer, Rig, poll_until, states, wait_until
 
@@ -362,3 +362,53 @@ def test_same_list_again_changes_nothing(rig: Rig) -> None:
 
     assert len(replica.engine.submitted_ids) == 1
     assert answer.tokens == fake_tokens([1], 50)
+
+
+def test_pings_tell_how_far_replicas_are(rig: Rig) -> None:
+    replica = rig.replica("r")
+    router = rig.router(replica, settings=RouterSettings(tick_s=0.01, heartbeat_s=0.01))
+
+    def delay_s() -> float:
+        return router.snapshot().replicas[0].delay_s
+
+    poll_until(router, lambda: delay_s() > 0.0, "an answer")
+
+    assert delay_s() < 5.0
+
+
+def sees_two(router: Router) -> bool:
+    return all(replica.status and replica.status.num_gateways == 2 for replica in router.snapshot().replicas)
+
+
+class CountingEngine(FakeEngine):
+    """Remembers the most requests that it ever held."""
+
+    most_held = 0
+
+    def submit(self, batch: SubmitBatch) -> None:
+        super().submit(batch)
+        stats = self.stats()
+        self.most_held = max(self.most_held, stats.num_running + stats.num_waiting)
+
+
+def test_two_routers_overfill_by_one_routers_share_at_most(rig: Rig) -> None:
+    """Neither knows what the other sends at the same moment, so a replica may hold `limit` requests of each, of
+    which those beyond its batch wait there. It is no more than that whatever comes and goes."""
+    engines = [CountingEngine(max_num_seqs=4) for _ in range(2)]
+    replicas = [rig.replica(f"r{i}", engine) for i, engine in enumerate(engines)]
+    settings = RouterSettings(tick_s=0.01, overcommit=0.25)
+    routers = [rig.router(*replicas, settings=settings, router_id=name) for name in ("one", "two")]
+    for router in routers:
+        poll_until(router, lambda router=router: sees_two(router), "word of both routers")
+    limit = 5
+    answers = [ask(router, [i], 6, stream=False) for i in range(30) for router in routers]
+    for router in routers:
+        router.flush()
+
+    while not all_ended(answers):
+        for router in routers:
+            router.poll(0.001)
+            assert all(replica.num_in_flight <= limit for replica in router.snapshot().replicas)
+
+    assert limit <= max(engine.most_held for engine in engines) <= 2 * limit
+    assert sum(len(engine.submitted_ids) for engine in engines) == 60
