@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test check install bench bench-overhead bench-engine bench-scaling clean
+.PHONY: demo test check install bench bench-overhead bench-engine bench-scaling bench-control-plane clean
 
 demo: install
 	nfold demo
@@ -40,6 +40,11 @@ bench-overhead: install
 
 bench-scaling: install
 	python benchmarks/scaling.py
+
+# About an hour and a half; keeps each measurement's last line.
+CONTROL_PLANE := offline server interactive peak rival mixed growth streams
+bench-control-plane: install
+	for name in $(CONTROL_PLANE); do python benchmarks/control_plane.py $$name --keep benchmarks/results || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
