@@ -138,7 +138,7 @@ class Delivery:
         if len(answered):
             model.num_finished += len(answered)
             num_tokens = table.num_emitted[answered]
-            model.note_answers(num_tokens)
+            model.note_answers(answered)
             replica.pool.e2e.observe(now_s - table.submitted_s[answered])
             several = (num_tokens > 1).nonzero()[0]
             after_first_s = now_s - table.first_token_s[answered[several]]
@@ -198,7 +198,7 @@ class Delivery:
                 continue
             models = table.model[here]
             for model in set(models.tolist()):
-                self._models[model].leave_queue(here[models == model])
+                self._models[model].queue.left(int((models == model).sum()))
         table.remove(slots)
 
     def _call_sinks(self) -> None:

@@ -9,11 +9,11 @@ from ..models.errors import OverloadedError, UnavailableError
 from .clumping import Rate, clump_s, send_at_s
 from .index_pool import Indices
 from .replica_connections import ReplicaConnections
-from .replica_loads import F64, NEVER, ReplicaLoads
+from .replica_loads import NEVER, ReplicaLoads
 from .request_table import RequestTable
 from .router_settings import RouterSettings
 from .router_state import Model, Replica
-from .routing_policy import Candidates, assign, retry_after_s
+from .routing_policy import assign, retry_after_s, weigh
 from .wire import Abort, Submit
 
 
@@ -55,7 +55,7 @@ class Dispatcher:
             speeds = [replica.tokens_per_s() for replica in model.replicas if replica.accepts]
             raise OverloadedError(
                 f"{len(model.queue)} requests of model {model.name} wait here; at most {model.max_queued} may",
-                retry_after_s(model.queued_tokens, speeds),
+                retry_after_s(model.queued_tokens(), speeds),
             )
 
     def flush(self) -> None:
@@ -95,25 +95,27 @@ class Dispatcher:
         count = min(int(np.maximum(room, 0).sum()), len(model.queue))
         if count == 0:
             return
-        candidates = Candidates(
-            room=room,
-            outstanding_tokens=loads.tokens_to_compute(numbers, model.queued_tokens / len(model.queue)),
-            tokens_per_s=model.tokens_per_s(),
-            delay_s=loads.delay_s[numbers],
-        )
-        slots = model.queue.first(count)
-        costs = self._table.cost[slots]
-        chosen = numbers[assign(costs, candidates)]
-        model.bind_first(slots)
-        self._bind(slots, chosen, costs)
-        self._put_in_outboxes(model, slots, chosen, now_s)
-
-    def _bind(self, slots: Indices, numbers: Indices, costs: F64) -> None:
         table = self._table
-        table.replica[slots] = numbers
-        table.charge[slots] = costs
-        table.prompt_charge[slots] = table.prompt_lens[slots] + table.num_emitted[slots]
-        self._loads.bind(numbers, costs)
+        slots = model.queue.first(count)
+        prompt_tokens = table.prompt_lens[slots] + table.num_emitted[slots]
+        output_tokens = model.expected_tokens(slots)
+        mean_prompt, mean_output = float(prompt_tokens.mean()), float(output_tokens.mean())
+        candidates, weight = weigh(
+            room,
+            *loads.backlog(numbers, mean_prompt, mean_output),
+            model.token_costs(),
+            loads.delay_s[numbers],
+            mean_prompt=mean_prompt,
+            mean_output=mean_output,
+            steps=mean_output,
+        )
+        chosen = numbers[assign(weight * prompt_tokens + output_tokens, candidates)]
+        model.queue.pop(count)
+        table.replica[slots] = chosen
+        table.charge[slots] = output_tokens
+        table.prompt_charge[slots] = prompt_tokens
+        loads.bind(chosen, prompt_tokens, output_tokens)
+        self._put_in_outboxes(model, slots, chosen, now_s)
 
     def _put_in_outboxes(self, model: Model, slots: Indices, numbers: Indices, now_s: float) -> None:
         settings = self._settings

@@ -18,8 +18,8 @@ class ReplicaLoads:
         limit: requests that it may hold, of all routers.
         num_in_flight: requests of this router that it holds or that are bound to it.
         num_others: requests of other routers that it holds, as last told.
-        outstanding_tokens: prompt and expected output tokens not yet seen computed, this router's.
-        slowness: its factor on its pool's step-time curve.
+        prompt_tokens, output_tokens: not yet seen computed, this router's; output tokens as expected.
+        slowness: its factor on its pool's step times.
         delay_s: one way to it.
         send_at_s: when what is bound to it is to be sent; NEVER when there is nothing.
 
@@ -32,7 +32,8 @@ class ReplicaLoads:
         self.limit: Indices = np.zeros(n, np.int64)
         self.num_in_flight: Indices = np.zeros(n, np.int64)
         self.num_others: Indices = np.zeros(n, np.int64)
-        self.outstanding_tokens: F64 = np.zeros(n)
+        self.prompt_tokens: F64 = np.zeros(n)
+        self.output_tokens: F64 = np.zeros(n)
         self.slowness: F64 = np.ones(n)
         self.delay_s: F64 = np.zeros(n)
         self.send_at_s: F64 = np.full(n, NEVER)
@@ -75,7 +76,7 @@ class ReplicaLoads:
         self.has_news = True
         self.num_in_flight[number] = 0
         self.num_others[number] = 0
-        self.outstanding_tokens[number] = 0.0
+        self.prompt_tokens[number] = self.output_tokens[number] = 0.0
         self.send_at_s[number] = NEVER
 
     def room(self, numbers: Indices) -> Indices:
@@ -83,23 +84,26 @@ class ReplicaLoads:
         room = self.limit[numbers] - self.num_in_flight[numbers] - self.num_others[numbers]
         return np.where(self.accepts[numbers], room, 0)
 
-    def tokens_to_compute(self, numbers: Indices, mean_cost: float) -> F64:
-        """Outstanding at each; `mean_cost` is reckoned for each request of other routers."""
+    def backlog(self, numbers: Indices, mean_prompt: float, mean_output: float) -> tuple[F64, F64]:
+        """Prompt and output tokens that each has to compute. The means are reckoned for each request of others."""
+        others = self.num_others[numbers]
         # Answers may be longer than expected.
-        own: F64 = np.maximum(self.outstanding_tokens[numbers], self.num_in_flight[numbers])
-        return own + self.num_others[numbers] * mean_cost
+        own: F64 = np.maximum(self.output_tokens[numbers], self.num_in_flight[numbers])
+        return self.prompt_tokens[numbers] + others * mean_prompt, own + others * mean_output
 
-    def bind(self, numbers: Indices, costs: F64) -> None:
-        """Requests of these costs are bound to these replicas, one each; a replica may come several times."""
+    def bind(self, numbers: Indices, prompt_tokens: Indices, output_tokens: F64) -> None:
+        """Requests with so many tokens are bound to these replicas, one each; a replica may come several times."""
         np.add.at(self.num_in_flight, numbers, 1)
-        np.add.at(self.outstanding_tokens, numbers, costs)
+        np.add.at(self.prompt_tokens, numbers, prompt_tokens)
+        np.add.at(self.output_tokens, numbers, output_tokens)
 
-    def release(self, number: int, num_requests: int, tokens: float) -> None:
-        """So many requests are no longer there; their `tokens` are no longer outstanding."""
+    def release(self, number: int, num_requests: int, prompt_tokens: float, output_tokens: float) -> None:
+        """So many requests are no longer there; these tokens of theirs are no longer outstanding."""
         self.has_news = True
         left = int(self.num_in_flight[number]) - num_requests
         self.num_in_flight[number] = left
         if left:
-            self.outstanding_tokens[number] -= tokens
+            self.prompt_tokens[number] -= prompt_tokens
+            self.output_tokens[number] -= output_tokens
         else:
-            self.outstanding_tokens[number] = 0.0  # and with it what rounding left over
+            self.prompt_tokens[number] = self.output_tokens[number] = 0.0  # and with it what rounding left over

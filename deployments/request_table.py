@@ -55,10 +55,8 @@ class RequestTable:
         replica: the number of the replica that it is bound to, NOWHERE while queued. (written)
         sink: the bulk sink's number, or NO_BULK_SINK for an ordinary request, which `ordinary` holds.
         tags: what the bulk sink knows it by.
-        cost: prompt and expected output tokens, as reckoned when it was queued (again). (written)
-        charge: what was added to its replica's outstanding tokens for it, and not yet taken off but for the emitted
-            tokens of this attempt. (written)
-        prompt_charge: the part of it that goes with the attempt's first row. (written)
+        charge: output tokens that were added to its replica's load for it, as expected. (written)
+        prompt_charge: prompt tokens that were, until the attempt's first row takes them off. (written)
         submitted_s, first_token_s: when; NaN before the first token. (written)
         num_attempts: replicas lost under it. (written)
         num_emitted_before: tokens emitted when the present attempt began.
@@ -73,7 +71,6 @@ class RequestTable:
         self.replica: I32 = np.full(n, NOWHERE, np.int32)
         self.sink: I32 = np.full(n, NO_BULK_SINK, np.int32)
         self.tags: Indices = np.zeros(n, np.int64)
-        self.cost: F64 = np.zeros(n, np.float64)
         self.charge: F64 = np.zeros(n, np.float64)
         self.prompt_charge: Indices = np.zeros(n, np.int64)
         self.submitted_s: F64 = np.zeros(n, np.float64)

@@ -10,15 +10,18 @@ from ..models.engine.protocol import U64, StepRecord
 from .addresses import ReplicaAddress
 from .clumping import observe_shortest_step
 from .index_pool import Indices
+from .length_prediction import LengthPrediction
 from .replica_loads import F64, ReplicaLoads
 from .request_queue import RequestQueue
 from .request_table import NOWHERE, RequestTable
 from .round_trip import RoundTrip
 from .router_stats import Histogram, ModelSnapshot, PoolSnapshot, ReplicaSnapshot
-from .routing_policy import OutputLength, StepCurve, known_speeds, limit_in_flight, observe_slowness, tokens_per_s
+from .routing_policy import limit_in_flight
+from .speed import StepLine, TokenCosts, observe_step, token_costs
 from .wire import ReplicaStatus
 
 _NO_LIMIT = 1 << 31
+_ONE = np.ones(1, np.int64)
 
 
 class ReplicaState(StrEnum):
@@ -43,7 +46,7 @@ class Pool:
 
     model: str
     name: str
-    curve: StepCurve = field(default_factory=StepCurve)
+    line: StepLine = field(default_factory=StepLine)
     replicas: "list[Replica]" = field(default_factory=list)
     numbers: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
     ttft: Histogram = field(default_factory=Histogram)
@@ -54,13 +57,10 @@ class Pool:
         self.replicas = replicas
         self.numbers = np.array([replica.number for replica in replicas], np.int64)
 
-    def tokens_per_s(self, loads: ReplicaLoads) -> F64 | None:
-        """The speed of each replica; None before one was measured."""
-        if not self.replicas:
-            return None
-        # Replicas of one pool have equal engine settings.
-        speed = tokens_per_s(self.curve, 1.0, self.replicas[0].address.max_num_seqs)
-        return None if speed is None else speed / loads.slowness[self.numbers]
+    @property
+    def full_batch(self) -> int:
+        """Requests in a full batch: replicas of one pool have equal engine settings."""
+        return self.replicas[0].address.max_num_seqs
 
     def snapshot(self) -> PoolSnapshot:
         return PoolSnapshot(
@@ -148,21 +148,23 @@ class Replica:
         return int(self.loads.num_in_flight[self.number])
 
     def tokens_per_s(self) -> float | None:
-        slowness = float(self.loads.slowness[self.number])
-        return tokens_per_s(self.pool.curve, slowness, self.address.max_num_seqs)
+        """Output tokens at a full batch; None before its pool was measured."""
+        if (costs := self.pool.line.costs) is None:
+            return None
+        num_seqs = self.address.max_num_seqs
+        return num_seqs / (costs.step_s(0, num_seqs) * float(self.loads.slowness[self.number]))
 
     def compute_prompts(self, table: RequestTable, slots: Indices) -> None:
         """The first rows of these came: their prompts are no longer outstanding."""
-        computed = table.prompt_charge[slots]
-        self.loads.outstanding_tokens[self.number] -= computed.sum()
-        table.charge[slots] -= computed
+        self.loads.prompt_tokens[self.number] -= table.prompt_charge[slots].sum()
         table.prompt_charge[slots] = 0
 
     def release(self, table: RequestTable, slots: Indices) -> None:
         """These are no longer here; what they did not need is no longer outstanding."""
         emitted = table.num_emitted[slots] - table.num_emitted_before[slots]
         table.replica[slots] = NOWHERE
-        self.loads.release(self.number, len(slots), float((table.charge[slots] - emitted).sum()))
+        prompt_tokens, output_tokens = table.prompt_charge[slots].sum(), (table.charge[slots] - emitted).sum()
+        self.loads.release(self.number, len(slots), float(prompt_tokens), float(output_tokens))
 
     def release_all(self, table: RequestTable) -> tuple[Indices, NDArray[np.bool_]]:
         """It is lost: nothing is here any more. Returns what was, oldest first, and which of these were sent."""
@@ -199,15 +201,16 @@ class Replica:
 
     def book_step(self, step: StepRecord, num_tokens: int) -> None:
         """Learn from one step: its speed, and `num_tokens` that are no longer outstanding."""
-        number, loads = self.number, self.loads
-        computed = step.num_prefill_tokens + step.num_decode_tokens
-        self.pool.curve = self.pool.curve.observe(computed, step.step_s)
+        number, loads, line = self.number, self.loads, self.pool.line
+        num_prompt, num_decode = step.num_prefill_tokens, step.num_decode_tokens
+        line.observe(num_prompt, num_decode, step.step_s)
         slowness = float(loads.slowness[number])
-        loads.slowness[number] = observe_slowness(slowness, self.pool.curve, computed, step.step_s)
-        loads.outstanding_tokens[number] -= num_tokens
+        loads.slowness[number] = observe_step(slowness, line.costs, num_prompt, num_decode, step.step_s)
+        loads.output_tokens[number] -= num_tokens
         self.num_output_tokens += num_tokens
 
     def snapshot(self, now_s: float) -> ReplicaSnapshot:
+        loads, number = self.loads, self.number
         return ReplicaSnapshot(
             address=self.address,
             state=self._state.value,
@@ -215,7 +218,9 @@ class Replica:
             reason=self.reason,
             num_in_flight=self.num_in_flight,
             num_in_flight_others=int(self.loads.num_others[self.number]),
-            outstanding_tokens=max(0.0, float(self.loads.outstanding_tokens[self.number])),
+            outstanding_tokens=float(
+                self.loads.prompt_tokens[self.number] + max(0.0, self.loads.output_tokens[self.number])
+            ),
             tokens_per_s=self.tokens_per_s(),
             status=self.status,
             status_age_s=now_s - self.status_s if self.status else 0.0,
@@ -243,8 +248,7 @@ class Model:
         self.replicas: list[Replica] = []
         self.numbers = np.zeros(0, np.int64)
         self.queue = RequestQueue(table)
-        self.queued_tokens = 0.0
-        self.answers = OutputLength()
+        self.answers = LengthPrediction()
         self.unserved_since_s: float | None = None
         self.num_submitted = 0
         self.num_refused = 0
@@ -262,52 +266,46 @@ class Model:
         self.replicas = [replica for pool in self.pools for replica in pool.replicas]
         self.numbers = np.array([replica.number for replica in self.replicas], np.int64)
 
-    def tokens_per_s(self) -> F64:
-        """The speed of each replica. Pools not measured yet count as the mean of those that are."""
-        measured = [pool.tokens_per_s(self._loads) for pool in self.pools if pool.replicas]
-        means = known_speeds([None if speeds is None else float(speeds.mean()) for speeds in measured])
+    def token_costs(self) -> TokenCosts:
+        """What tokens cost at each replica. Pools not measured yet count as the mean of those that are."""
         pools = [pool for pool in self.pools if pool.replicas]
-        return np.concatenate(
-            [
-                np.full(len(pool.replicas), mean) if speeds is None else speeds
-                for pool, speeds, mean in zip(pools, measured, means, strict=True)
-            ]
+        full_batch = np.array([pool.full_batch for pool in pools], np.float64)
+        costs = token_costs([pool.line.costs for pool in pools], np.ones(len(pools)), full_batch)
+        of = np.repeat(np.arange(len(pools)), [len(pool.replicas) for pool in pools])
+        slowness = self._loads.slowness[self.numbers]
+        return TokenCosts(
+            costs.step_s[of] * slowness, costs.prompt_token_s[of] * slowness, costs.output_token_s[of] * slowness
         )
 
-    def note_answers(self, num_tokens: Indices) -> None:
-        """The lengths of answers that ended."""
-        for length in num_tokens.tolist():
-            self.answers = self.answers.observe(length)
+    def expected_tokens(self, slots: Indices) -> F64:
+        """[N] output tokens that requests are expected to bring yet."""
+        table = self._table
+        emitted, max_tokens = table.num_emitted[slots], table.max_tokens[slots]
+        expected: F64 = np.maximum(max_tokens - emitted, 1).astype(np.float64)
+        open_ended = (table.ignore_eos[slots] == 0).nonzero()[0]
+        if len(open_ended):
+            prompt_lens = table.prompt_lens[slots[open_ended]]
+            expected[open_ended] = self.answers.remaining(prompt_lens, emitted[open_ended], max_tokens[open_ended])
+        return expected
+
+    def note_answers(self, slots: Indices) -> None:
+        """These ended. Those that could not end by themselves tell nothing of answers' lengths."""
+        table = self._table
+        slots = slots[table.ignore_eos[slots] == 0]
+        if len(slots):
+            self.answers.observe(table.prompt_lens[slots], table.num_emitted[slots])
+
+    def queued_tokens(self) -> float:
+        """Output tokens expected of what waits."""
+        return float(self.expected_tokens(self.queue.all()).sum())
 
     def enqueue(self, slots: Indices, first: bool = False) -> None:
-        """Let them wait, at the queue's end or before all others; their cost is reckoned anew."""
-        table = self._table
-        emitted = table.num_emitted[slots]
-        max_tokens = table.max_tokens[slots]
-        expected = np.minimum(max_tokens, self.answers.expected(_NO_LIMIT))
-        expected = np.where(table.ignore_eos[slots] != 0, max_tokens, expected) - emitted
-        cost = table.prompt_lens[slots] + emitted + np.maximum(expected, 1.0)
-        table.cost[slots] = cost
-        self.queued_tokens += float(cost.sum())
+        """Let them wait, at the queue's end or before all others."""
         self._loads.has_news = True
         if first:
             self.queue.push_first(slots)
         else:
             self.queue.push(slots)
-
-    def leave_queue(self, slots: Indices) -> None:
-        """They wait no more; they get new wire ids next."""
-        self.queue.left(len(slots))
-        self._count_off(slots)
-
-    def bind_first(self, slots: Indices) -> None:
-        """The queue's first are bound to replicas."""
-        self.queue.pop(len(slots))
-        self._count_off(slots)
-
-    def _count_off(self, slots: Indices) -> None:
-        left = self.queued_tokens - float(self._table.cost[slots].sum())
-        self.queued_tokens = left if len(self.queue) else 0.0
 
     def snapshot(self) -> ModelSnapshot:
         return ModelSnapshot(
@@ -322,5 +320,5 @@ class Model:
             num_continued=self.num_continued,
             num_prompt_tokens=self.num_prompt_tokens,
             num_output_tokens=self.num_output_tokens,
-            expected_output_tokens=self.answers.expected(_NO_LIMIT),
+            expected_output_tokens=float(self.answers.expected(_ONE, _ONE * _NO_LIMIT)[0]),
         )

@@ -312,7 +312,9 @@ def test_two_routers_share_a_replica(rig: Rig) -> None:
 
 def test_snapshot_counts_and_travels(rig: Rig) -> None:
     router = rig.router(rig.replica("r0"), rig.replica("r1"))
-    answers = [ask(router, [i, i, i], 5, stream=i % 2 == 0) for i in range(10)]
+    answers = [Answer() for _ in range(10)]
+    for i, answer in enumerate(answers):
+        router.submit("m", [i, i, i], SamplingParams(5), answer, stream=i % 2 == 0)
     poll_until(router, lambda: all_ended(answers), "all answers")
     poll_until(
         router, lambda: all(r.status and r.status.stats.total_steps for r in router.snapshot().replicas), "statuses"
@@ -323,7 +325,7 @@ def test_snapshot_counts_and_travels(rig: Rig) -> None:
     (model,) = snapshot.models
     assert (model.num_submitted, model.num_finished, model.num_queued, model.num_in_flight) == (10, 10, 0, 0)
     assert (model.num_prompt_tokens, model.num_output_tokens) == (30, 50)
-    assert model.expected_output_tokens == pytest.approx(5)
+    assert 5 < model.expected_output_tokens < 10, "nearly what was seen, no more what was believed before"
     (pool,) = snapshot.pools
     assert sum(pool.ttft.counts) == sum(pool.tpot.counts) == sum(pool.e2e.counts) == 10
     assert 0 < pool.ttft.total_s <= pool.e2e.total_s
