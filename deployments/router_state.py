@@ -218,9 +218,7 @@ class Replica:
             reason=self.reason,
             num_in_flight=self.num_in_flight,
             num_in_flight_others=int(self.loads.num_others[self.number]),
-            outstanding_tokens=float(
-                self.loads.prompt_tokens[self.number] + max(0.0, self.loads.output_tokens[self.number])
-            ),
+            outstanding_tokens=float(loads.prompt_tokens[number] + max(0.0, loads.output_tokens[number])),
             tokens_per_s=self.tokens_per_s(),
             status=self.status,
             status_age_s=now_s - self.status_s if self.status else 0.0,
