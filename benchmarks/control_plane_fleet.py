@@ -108,6 +108,7 @@ def start_fleet(config: NfoldConfig, progress: Progress) -> Generator[Fleet]:
         finally:
             progress("stopping the service")
             stop_service(state, home, lambda text: None, drain=False)
+            _forget_serve()
 
 
 def _fleet_of(config: NfoldConfig, state: RunState, wanted: int) -> Fleet:
@@ -127,6 +128,13 @@ def _fleet_of(config: NfoldConfig, state: RunState, wanted: int) -> Fleet:
     fleet = Fleet(config, replicas, service_keys(config.name), CpuMeter(processes))
     assert fleet.meter.num_engine_processes == fleet.num_nodes, "every host of engines must be counted"
     return fleet
+
+
+def _forget_serve() -> None:
+    """Serve keeps a client of the cluster that is gone, which would fail at the next one."""
+    from ray.serve.context import _set_global_client
+
+    _set_global_client(None)
 
 
 def _simulated_nodes(config: NfoldConfig) -> list[SimulatedNodesConfig]:

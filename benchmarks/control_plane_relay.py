@@ -33,10 +33,10 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, d
     writer.close()
 
 
-async def _relay(target: str, delay_s: float) -> int:
+async def _relay(target: str, delay_s: float, tasks: set[asyncio.Task[None]]) -> int:
     host, _, port = target.rpartition(":")
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
         except OSError:
@@ -46,12 +46,18 @@ async def _relay(target: str, delay_s: float) -> int:
             each.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.gather(_pass_on(reader, far_writer, delay_s), _pass_on(far_reader, writer, delay_s))
 
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(connect(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     return server.sockets[0].getsockname()[1]
 
 
 async def _serve(targets: Sequence[str], delay_s: float) -> None:
-    ports = [await _relay(target, delay_s) for target in targets]
+    tasks: set[asyncio.Task[None]] = set()
+    ports = [await _relay(target, delay_s, tasks) for target in targets]
     print(json.dumps(ports), flush=True)
     await asyncio.to_thread(sys.stdin.read)
 

@@ -63,6 +63,7 @@ def cpu_figures(cpu: CpuSeconds, num_tokens: int, num_cores: int) -> dict[str, f
         "router_cores": cpu.router / cpu.wall_s,
         "engine_cores": cpu.engines / cpu.wall_s,
         "other_cores": cpu.others / cpu.wall_s,
+        "foreign_cores": max(0.0, cpu.machine - cpu.router - cpu.engines - cpu.others) / cpu.wall_s,
         "machine_busy_share": cpu.machine / (cpu.wall_s * num_cores),
     }
 
@@ -76,8 +77,9 @@ def what_is_full(figures: dict[str, float | None], num_cores: int) -> str:
         return f"the router's process is full ({router:.2f} of one core)"
     if busy > 0.93:
         return (
-            f"this machine's {num_cores} cores are full: engine hosts {engines:.2f}, router {router:.2f}, others "
-            f"{figures['other_cores'] or 0.0:.2f} cores. Real accelerators would not need the hosts' share"
+            f"this machine's {num_cores} cores are full: engine hosts {engines:.2f}, router {router:.2f}, Ray and "
+            f"gateways {figures['other_cores'] or 0.0:.2f}, processes outside this run "
+            f"{figures['foreign_cores'] or 0.0:.2f}. Real accelerators would not need the hosts' share"
         )
     return ""
 
