@@ -164,6 +164,7 @@ class _Tally:
     service_s: float = 0.0
     tokens: int = 0
     overhead_s: float = 0.0
+    handover_s: float = 0.0
     idle_s: dict[str, float] = field(default_factory=_nothing_lost)
 
     @property
@@ -175,9 +176,19 @@ class _Tally:
         return self.service_s - sum(self.idle_s.values())
 
     def lost_s(self, yardstick: Yardstick) -> dict[str, float]:
-        """Seconds by column; those of overhead beyond the baseline's belong to the control plane."""
-        overhead_s = max(0.0, self.overhead_s - yardstick.overhead_share * self.working_s)
-        return {**self.idle_s, "control plane": self.idle_s["control plane"] + overhead_s}
+        """Seconds by column; those of overhead beyond the baseline's belong to the control plane.
+
+        A hand-over is known when its first step has ended, so it may count in a later interval than the idle time
+        that it explains: it is set against that of the whole window.
+        """
+        all_idle_s = self.service_s - self.working_s
+        handover_s = min(self.handover_s, all_idle_s)
+        rest = 1.0 - handover_s / all_idle_s if all_idle_s > 0.0 else 0.0
+        lost_s = {reason: seconds * rest for reason, seconds in self.idle_s.items()}
+        lost_s["control plane"] += handover_s + max(
+            0.0, self.overhead_s - yardstick.overhead_share * self.working_s
+        )
+        return lost_s
 
 
 def account(
@@ -187,8 +198,8 @@ def account(
 
     A replica counts in the intervals at whose both ends it stands, so one that comes or goes within the window is
     provisioned for its own part of it. Time in which its work was on the way is counted by the routers. Whether
-    other work waited is known at the samples only; an interval with waiting work at one end has half of the rest of
-    its idle time charged so.
+    other work waited is known at the samples only; an interval with waiting work at one end has half of its idle
+    time charged so.
 
     Args:
         samples: at least two, with growing times.
@@ -254,10 +265,9 @@ def _tallies(samples: Sequence[ModelCounters]) -> dict[str, _Tally]:
             tally.service_s += span_s
             tally.tokens += new.output_tokens - old.output_tokens
             tally.overhead_s += min(new.overhead_s - old.overhead_s, span_s - idle_s)
-            on_the_way_s = min(max(new.handover_s - old.handover_s, 0.0), idle_s)
-            tally.idle_s["control plane"] += on_the_way_s
+            tally.handover_s += max(new.handover_s - old.handover_s, 0.0)
             for end in (before, after):
-                tally.idle_s[end.waiting_for or "no demand"] += (idle_s - on_the_way_s) / 2
+                tally.idle_s[end.waiting_for or "no demand"] += idle_s / 2
     return {replica: tally for replica, tally in tallies.items() if tally.service_s > 0 and tally.standing_s > 0}
 
 

@@ -22,14 +22,17 @@ from ..models.engine.simulated.lengths import WORKLOADS
 from ..models.engine.simulated.profile import StepTimeProfile
 from ..models.engine.simulated.sequences import Sequences, build_sequences
 from ..models.engine.simulated.virtual import VirtualEngine
+from .ledger import ModelCounters, ReplicaCounters
 from .recording import Recording
 from .replay_policies import FleetView, Policy
+from .replay_result import ReplayResult
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 TICK_S = 0.02
 REFRESH_S = 1.0
+SAMPLE_S = 1.0
 OVERCOMMIT = 0.125
 LOOK_AHEAD = 256
 MAX_TOKENS = 1024
@@ -43,55 +46,14 @@ class FleetReplica:
         scenario: whose engine settings.
         slowness: its steps take this times as long as its profile says, which the router is not told.
         delay_s: one way to it.
+        max_in_flight: requests that it may hold; None takes a full batch and an eighth.
     """
 
     profile: StepTimeProfile
     scenario: str
     slowness: float = 1.0
     delay_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplayResult:
-    """What came of it; simulated. Arrays are [N] by request but for `last_end_s`, [K] by replica.
-
-    Attributes:
-        replica: who served each.
-        first_s, end_s: of its tokens, on the recording's clock.
-        last_end_s: when each replica was done; 0 when it got nothing.
-        request_s: [K] from hand-over to the end, mean.
-        num_preemptions: of all replicas.
-    """
-
-    recording: Recording
-    replica: I64
-    first_s: F64
-    end_s: F64
-    last_end_s: F64
-    request_s: F64
-    num_preemptions: int
-
-    @property
-    def makespan_s(self) -> float:
-        return float(self.end_s.max())
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.recording.num_output_tokens / self.makespan_s
-
-    def latency_s(self, percentile: float) -> float:
-        """From arrival to the last token."""
-        return float(np.percentile(self.end_s - self.recording.arrivals_s, percentile))
-
-    def ttft_s(self, percentile: float) -> float:
-        return float(np.percentile(self.first_s - self.recording.arrivals_s, percentile))
-
-    def goodput(self, *, ttft_s: float, tpot_s: float) -> float:
-        """Output tokens/s of the requests within both limits."""
-        answer_lens = self.recording.answer_lens
-        per_token_s = (self.end_s - self.first_s) / np.maximum(answer_lens - 1, 1)
-        good = (self.first_s - self.recording.arrivals_s <= ttft_s) & (per_token_s <= tpot_s)
-        return float(answer_lens[good].sum()) / self.makespan_s
+    max_in_flight: int | None = None
 
 
 def replay(recording: Recording, fleet: Sequence[FleetReplica], policy: Policy) -> ReplayResult:
@@ -109,8 +71,11 @@ class _Replay:
         self._lines = [lines[one.profile.name] for one in fleet]
         self._sequences = _sequences(recording, min(one.profile.max_model_len for one in fleet))
         batches = [one.profile.scenario(one.scenario).limits.max_num_seqs for one in fleet]
-        self._limit = np.array([limit_in_flight(batch, OVERCOMMIT) for batch in batches], np.int64)
-        self._full_batch = np.array([_full_batch(one) for one in fleet])
+        limits = [limit_in_flight(batch, OVERCOMMIT) for batch in batches]
+        self._limit = np.array(
+            [one.max_in_flight or limit for one, limit in zip(fleet, limits, strict=True)], np.int64
+        )
+        self._full_batch = np.minimum([_full_batch(one) for one in fleet], self._limit)
         self._delay_s = np.array([one.delay_s for one in fleet])
         # What the router keeps of each replica.
         self._slowness = np.ones(num)
@@ -127,6 +92,12 @@ class _Replay:
         self._on_the_way: list[tuple[float, int, I64]] = []
         self._steps: list[tuple[float, int]] = []
         self._num_ended = 0
+        # What replicas and router count for the ledger.
+        self._fleet = fleet
+        self._busy_s, self._began_s, self._handover_s = np.zeros((3, num))
+        self._given_s = np.full(num, np.nan)
+        self._num_output = np.zeros(num, np.int64)
+        self._samples: list[ModelCounters] = []
         self._refreshed_s = 0.0
 
     def run(self) -> ReplayResult:
@@ -136,6 +107,7 @@ class _Replay:
             due_s = self._steps[0][0] if self._steps else np.inf
             land_s = self._on_the_way[0][0] if self._on_the_way else np.inf
             next_s = arrivals_s[num_arrived] if num_arrived < len(arrivals_s) else np.inf
+            self._sample_until(float(min(due_s, land_s, next_s)))
             if next_s <= min(due_s, land_s):
                 until_s = min(next_s + TICK_S, due_s, land_s)
                 end = int(np.searchsorted(arrivals_s, until_s, side="right"))
@@ -181,6 +153,7 @@ class _Replay:
         self._replica[requests] = chosen
         self._handed_s[requests] = now_s
         num = len(room)
+        self._given_s[np.unique(chosen[self._in_flight[chosen] == 0])] = now_s
         self._in_flight += np.bincount(chosen, minlength=num)
         self._prompt_tokens += np.bincount(chosen, weights=prompt_lens[picked], minlength=num)
         self._output_tokens += np.bincount(chosen, weights=expected[picked], minlength=num)
@@ -196,13 +169,23 @@ class _Replay:
         engine.submit(self._sequences[:, requests])
         self._members[replica] = np.concatenate((self._members[replica], requests))
         if engine.due_s is None:
-            heapq.heappush(self._steps, (engine.begin_step(now_s), replica))
+            self._begin_step(replica, now_s)
+
+    def _begin_step(self, replica: int, now_s: float) -> None:
+        self._began_s[replica] = now_s
+        heapq.heappush(self._steps, (self._engines[replica].begin_step(now_s), replica))
 
     def _end_step(self, replica: int, now_s: float) -> None:
         engine = self._engines[replica]
         new, work, step_s = engine.end_step()
+        self._busy_s[replica] += step_s
+        self._num_output[replica] += len(new.ids)
+        if not np.isnan(self._given_s[replica]):
+            # The first step after it had nothing: all before it, since the decision, was hand-over.
+            self._handover_s[replica] += now_s - step_s - self._given_s[replica]
+            self._given_s[replica] = np.nan
         if engine.has_work:
-            heapq.heappush(self._steps, (engine.begin_step(now_s), replica))
+            self._begin_step(replica, now_s)
         line = self._lines[replica]
         line.observe(work.num_prefill_tokens, work.num_decode_tokens, step_s)
         self._slowness[replica] = observe_step(
@@ -222,6 +205,32 @@ class _Replay:
             self._in_flight[replica] -= len(ended)
             self._answers.observe(self._recording.prompt_lens[ended], self._emitted[ended])
         self._dispatch(now_s)
+
+    def _sample_until(self, now_s: float) -> None:
+        while len(self._samples) * SAMPLE_S <= now_s < np.inf:
+            self._samples.append(self._counters(len(self._samples) * SAMPLE_S))
+
+    def _counters(self, time_s: float) -> ModelCounters:
+        """As of a moment at which nothing happens."""
+        replicas = tuple(
+            ReplicaCounters(
+                replica=str(i),
+                node="simulated",
+                yardstick=self._fleet[i].profile.name,
+                service_s=time_s,
+                # Rounded, or it would at times go back by a rounding error.
+                idle_s=max(0.0, round(time_s - float(self._busy_s[i]) - self._running_s(i, time_s), 6)),
+                handover_s=float(self._handover_s[i]),
+                output_tokens=int(self._num_output[i]),
+                num_in_flight=int(self._in_flight[i]),
+                num_waiting=engine.num_waiting,
+            )
+            for i, engine in enumerate(self._engines)
+        )
+        return ModelCounters(time_s=time_s, num_queued=len(self._queue) - self._head, replicas=replicas)
+
+    def _running_s(self, replica: int, now_s: float) -> float:
+        return 0.0 if self._engines[replica].due_s is None else now_s - float(self._began_s[replica])
 
     def _refresh(self, now_s: float) -> None:
         """Output tokens that are outstanding, given how far each request has come."""
@@ -247,6 +256,7 @@ class _Replay:
             last_end_s=last_end_s,
             request_s=np.bincount(self._replica, weights=self._end_s - self._handed_s, minlength=num) / served,
             num_preemptions=sum(engine.num_preemptions for engine in self._engines),
+            samples=tuple(self._samples),
         )
 
 

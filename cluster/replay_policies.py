@@ -34,7 +34,7 @@ class FleetView:
     costs: TokenCosts
     delay_s: F64
     num_queued: int
-    longest: Callable[[float], float]
+    longest: Callable[[I64], F64]
 
 
 # (view, prompt lengths [N], expected answers [N]), of the queue's head -> which of them [M], their replicas [M].
@@ -62,7 +62,7 @@ def earliest_finish(view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I
 def finite_batch(view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I64, I64]:
     """Ours for a batch that is there as a whole: long ones first, and all replicas end together."""
     mean = float(expected.mean())
-    steps = np.array([max(view.longest(max(float(num), 1.0)), mean) for num in view.in_flight])
+    steps = np.maximum(view.longest(view.in_flight), mean)
     candidates, weight = weigh(
         view.room,
         view.prompt_tokens,

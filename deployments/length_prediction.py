@@ -79,11 +79,10 @@ class LengthPrediction:
             tokens += share * (self._remaining_in(bucket, emitted, max_tokens) - tokens)
         return np.maximum(tokens, 1.0)
 
-    def longest_of(self, num_answers: float) -> float:
-        """Tokens that of so many answers about one exceeds."""
+    def longest_of(self, num_answers: F64 | I64) -> F64:
+        """[K] tokens that of so many answers about one exceeds."""
         self._refresh()
-        survival = self._survival[_ANY_PROMPT]
-        return float(np.interp(-1.0 / max(num_answers, 1.0), -survival, _EDGES))
+        return np.interp(-1.0 / np.maximum(num_answers, 1.0), -self._survival[_ANY_PROMPT], _EDGES)
 
     def _remaining_in(self, rows: I64, emitted: Lens, max_tokens: Lens) -> F64:
         begin = np.minimum(emitted, _EDGES[-2])

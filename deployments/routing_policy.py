@@ -2,11 +2,10 @@
 
 A request goes where it is expected to finish first:
 
-    expected finish at a replica = (tokens outstanding there + its own tokens) / the replica's speed
+    expected finish there  =  the way  +  its own steps alone  +  (tokens outstanding there + its own) / speed
 
-Speed means tokens per second at a full batch. It is not the rate seen last: a replica with two requests runs at a
-small fraction of its speed, and would be starved for looking slow. So the pool learns its step-time curve from all
-its replicas, `step_s = fixed_s + per_token_s * tokens`, and each replica how much slower than the curve it is.
+Tokens count by what they cost at that replica (`speed`), output tokens by what is expected of them
+(`length_prediction`).
 """
 
 import math
@@ -21,95 +20,8 @@ from .speed import TokenCosts
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-# Steps of the whole pool and of one replica after which an observation counts half.
-CURVE_HALF_LIFE_STEPS = 200.0
-SLOWNESS_HALF_LIFE_STEPS = 20.0
-# One odd step (a compilation, a page fault) may not turn the estimate over.
-SLOWNESS_CLAMP = 4.0
-# Until answers of a model were seen.
-PRIOR_OUTPUT_TOKENS = 256.0
-OUTPUT_HALF_LIFE_REQUESTS = 50.0
 MIN_RETRY_AFTER_S = 0.1
 MAX_RETRY_AFTER_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class StepCurve:
-    """A pool's step time as a straight line over the tokens of a step, from decayed sums of observations."""
-
-    weight: float = 0.0
-    sum_x: float = 0.0
-    sum_y: float = 0.0
-    sum_xx: float = 0.0
-    sum_xy: float = 0.0
-
-    def observe(self, num_tokens: int, step_s: float) -> "StepCurve":
-        """With one more step. Steps that computed nothing teach nothing."""
-        if num_tokens <= 0 or step_s <= 0.0:
-            return self
-        keep = 0.5 ** (1.0 / CURVE_HALF_LIFE_STEPS)
-        return StepCurve(
-            self.weight * keep + 1.0,
-            self.sum_x * keep + num_tokens,
-            self.sum_y * keep + step_s,
-            self.sum_xx * keep + num_tokens * num_tokens,
-            self.sum_xy * keep + num_tokens * step_s,
-        )
-
-    def step_s(self, num_tokens: float) -> float | None:
-        """Expected seconds of a step of so many tokens, None before any was seen.
-
-        The slope lies between 0 (time does not depend on the batch) and the line through the origin (time is
-        proportional to it).
-        """
-        if self.weight == 0.0:
-            return None
-        mean_x, mean_y = self.sum_x / self.weight, self.sum_y / self.weight
-        variance = self.sum_xx / self.weight - mean_x * mean_x
-        covariance = self.sum_xy / self.weight - mean_x * mean_y
-        slope = covariance / variance if variance > 1e-3 * mean_x * mean_x else 0.0
-        slope = min(max(slope, 0.0), mean_y / mean_x)
-        return mean_y + slope * (num_tokens - mean_x)
-
-
-def observe_slowness(slowness: float, curve: StepCurve, num_tokens: int, step_s: float) -> float:
-    """A replica's factor on its pool's curve after one more step: 1 is as the pool, 2 takes twice as long."""
-    expected_s = curve.step_s(num_tokens)
-    if num_tokens <= 0 or step_s <= 0.0 or not expected_s:
-        return slowness
-    ratio = min(max(step_s / expected_s, 1.0 / SLOWNESS_CLAMP), SLOWNESS_CLAMP)
-    return slowness + (1.0 - 0.5 ** (1.0 / SLOWNESS_HALF_LIFE_STEPS)) * (ratio - slowness)
-
-
-def tokens_per_s(curve: StepCurve, slowness: float, max_num_seqs: int) -> float | None:
-    """Speed at a full batch; None before the pool was measured."""
-    step_s = curve.step_s(max_num_seqs)
-    return max_num_seqs / (step_s * slowness) if step_s else None
-
-
-def known_speeds(speeds: Sequence[float | None]) -> list[float]:
-    """Pools not measured yet count as the mean of those that are; when none is, all are equal."""
-    known = [speed for speed in speeds if speed is not None]
-    prior = sum(known) / len(known) if known else 1.0
-    return [prior if speed is None else speed for speed in speeds]
-
-
-@dataclass(frozen=True, slots=True)
-class OutputLength:
-    """What a model's answers have been like: a decayed mean of their tokens."""
-
-    weight: float = 0.0
-    total: float = 0.0
-
-    def observe(self, num_tokens: int) -> "OutputLength":
-        keep = 0.5 ** (1.0 / OUTPUT_HALF_LIFE_REQUESTS)
-        return OutputLength(self.weight * keep + 1.0, self.total * keep + num_tokens)
-
-    def expected(self, max_tokens: int, ignore_eos: bool = False) -> float:
-        """Tokens expected of one answer, at most its `max_tokens`; all of them when nothing ends it earlier."""
-        if ignore_eos:
-            return max_tokens
-        return min(max_tokens, self.total / self.weight if self.weight else PRIOR_OUTPUT_TOKENS)
 
 
 def limit_in_flight(max_num_seqs: int, overcommit: float) -> int:

@@ -1,4 +1,3 @@
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -8,16 +7,11 @@ from hypothesis import strategies as st
 from nfold.deployments.routing_policy import (
     MAX_RETRY_AFTER_S,
     Candidates,
-    OutputLength,
-    StepCurve,
     assign,
-    known_speeds,
     limit_in_flight,
     longest_first,
-    observe_slowness,
     retry_after_s,
     tail_room,
-    tokens_per_s,
     weigh,
 )
 from nfold.deployments.speed import TokenCosts
@@ -29,13 +23,6 @@ def candidates_of(*replicas: tuple[float, ...]) -> Candidates:
     """Each is (room, outstanding tokens, tokens/s) and may have a delay."""
     rows = np.array([(*replica, 0.0)[:4] for replica in replicas], np.float64).reshape(-1, 4)
     return Candidates(rows[:, 0].astype(np.int64), rows[:, 1], rows[:, 2], rows[:, 3])
-
-
-def curve_of(*steps: tuple[int, float], times: int = 1) -> StepCurve:
-    curve = StepCurve()
-    for num_tokens, step_s in steps * times:
-        curve = curve.observe(num_tokens, step_s)
-    return curve
 
 
 ASSIGNMENTS = {
@@ -103,92 +90,6 @@ def test_a_pool_of_two_speeds_ends_together() -> None:
 
     finish_s = [chosen.count(i) * 50.0 / speed for i, speed in enumerate(speeds)]
     assert abs(finish_s[0] - finish_s[1]) <= 50.0 / min(speeds)
-
-
-def test_curve_learns_the_line() -> None:
-    curve = curve_of((1, 0.011), (8, 0.018), (64, 0.074), times=20)
-
-    assert curve.step_s(32) == pytest.approx(0.042, rel=1e-6)
-
-
-def test_curve_of_one_batch_size_is_flat() -> None:
-    assert curve_of((4, 0.02), times=9).step_s(64) == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize(
-    ("steps", "at", "expected_s"),
-    [
-        (((1, 0.02), (100, 0.01)), 100, 0.015),  # faster with more tokens: noise, taken as flat
-        (((10, 0.01), (20, 0.04)), 40, 0.025 / 15 * 40),  # steeper than proportional: taken as proportional
-    ],
-)
-def test_curve_stays_within_reason(steps: tuple[tuple[int, float], ...], at: int, expected_s: float) -> None:
-    assert curve_of(*steps, times=50).step_s(at) == pytest.approx(expected_s, rel=0.02)
-
-
-def test_curve_ignores_empty_steps() -> None:
-    assert curve_of((0, 0.1), (5, 0.0)).step_s(1) is None
-
-
-def test_curve_forgets() -> None:
-    curve = curve_of((8, 0.1), times=50)
-    for _ in range(3000):
-        curve = curve.observe(8, 0.02)
-
-    assert curve.step_s(8) == pytest.approx(0.02, rel=0.01)
-
-
-def test_light_load_does_not_make_a_replica_look_slow() -> None:
-    """Two equal replicas of one pool, one with 2 rows a step and one with 64: their speeds stay equal."""
-    curve, slowness = StepCurve(), [1.0, 1.0]
-    rng = np.random.default_rng(0)
-    for _, (replica, rows) in zip(range(400), itertools.cycle([(0, 2), (1, 64)]), strict=False):
-        step_s = (0.01 + 0.0005 * rows) * float(rng.uniform(0.97, 1.03))
-        curve = curve.observe(rows, step_s)
-        slowness[replica] = observe_slowness(slowness[replica], curve, rows, step_s)
-    speeds = [tokens_per_s(curve, factor, 64) for factor in slowness]
-
-    assert speeds[0] == pytest.approx(speeds[1], rel=0.05)
-    assert speeds[0] == pytest.approx(64 / 0.042, rel=0.05)
-
-
-def test_a_straggler_is_found() -> None:
-    curve, slowness = StepCurve(), [1.0, 1.0]
-    for _ in range(200):
-        for replica, step_s in enumerate((0.01, 0.02)):
-            curve = curve.observe(64, step_s)
-            slowness[replica] = observe_slowness(slowness[replica], curve, 64, step_s)
-
-    assert slowness[1] / slowness[0] == pytest.approx(2.0, rel=0.02)
-
-
-def test_one_odd_step_does_not_turn_the_estimate_over() -> None:
-    curve = curve_of((64, 0.01), times=100)
-
-    assert observe_slowness(1.0, curve, 64, 30.0) < 1.2
-
-
-def test_unmeasured_pools_count_as_the_mean() -> None:
-    assert known_speeds([None, 100.0, 300.0]) == [200.0, 100.0, 300.0]
-    assert known_speeds([None, None]) == [1.0, 1.0]
-
-
-OUTPUTS = {
-    "nothing seen": ([], 1000, False, 256),
-    "nothing seen, short": ([], 16, False, 16),
-    "the mean of what was seen": ([10, 30], 1000, False, pytest.approx(20, abs=0.2)),
-    "capped by max_tokens": ([100], 30, False, 30),
-    "nothing ends it earlier": ([10], 500, True, 500),
-}
-
-
-@pytest.mark.parametrize(("seen", "max_tokens", "ignore_eos", "expected"), OUTPUTS.values(), ids=OUTPUTS.keys())
-def test_expected_output(seen: list[int], max_tokens: int, ignore_eos: bool, expected: float) -> None:
-    answers = OutputLength()
-    for num_tokens in seen:
-        answers = answers.observe(num_tokens)
-
-    assert answers.expected(max_tokens, ignore_eos) == expected
 
 
 @pytest.mark.parametrize(("max_num_seqs", "overcommit", "limit"), [(256, 0.125, 288), (1, 0.125, 2), (4, 0.0, 5)])

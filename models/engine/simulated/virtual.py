@@ -160,6 +160,10 @@ class VirtualEngine:
     def has_work(self) -> bool:
         return bool(self._scheduler.num_running or self._scheduler.num_waiting)
 
+    @property
+    def num_waiting(self) -> int:
+        return self._scheduler.num_waiting
+
     def submit(self, sequences: Sequences) -> None:
         """Requests that each fit the KV cache alone."""
         self._scheduler.submit(sequences)

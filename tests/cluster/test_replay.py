@@ -1,0 +1,204 @@
+"""Policies in virtual time on simulated accelerators: who is never worse than whom, and what the ledger says."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nfold.cluster.ledger import Ledger, ModelCounters, Yardstick, account
+from nfold.cluster.load_result import Answer
+from nfold.cluster.recording import Recording, generated
+from nfold.cluster.replay import FleetReplica
+from nfold.cluster.replay import replay as run
+from nfold.cluster.replay_policies import (
+    FleetView,
+    Random,
+    RoundRobin,
+    earliest_finish,
+    finite_batch,
+    least_outstanding,
+)
+from nfold.cluster.replay_result import ReplayResult
+from nfold.models.engine.protocol import FinishReason
+from nfold.models.engine.simulated.lengths import OPENORCA
+from nfold.models.engine.simulated.profile import load_profile
+from numpy.typing import NDArray
+
+ACCELERATORS = ("MI300X", "MI325X", "MI355X")
+
+
+def node(accelerator: str, scenario: str, count: int = 8, **settings: float) -> list[FleetReplica]:
+    return [FleetReplica(load_profile(f"{accelerator}--llama-2-70b"), scenario, **settings) for _ in range(count)]
+
+
+def fleet(name: str, scenario: str) -> list[FleetReplica]:
+    if name == "homogeneous":
+        return node("MI355X", scenario)
+    if name == "one slow":
+        return [*node("MI355X", scenario, 1, slowness=1.5), *node("MI355X", scenario, 7)]
+    return [replica for accelerator in ACCELERATORS for replica in node(accelerator, scenario)]
+
+
+def requests_for(replicas: Sequence[FleetReplica], count: int, load: float = 0.9) -> Recording:
+    """Poisson at this share of what the replicas' published results add up to; Offline all at once."""
+    scenario = replicas[0].scenario
+    figures = [replica.profile.scenario(scenario).figures["tokens_per_s"].value for replica in replicas]
+    sum_of_rates = sum((rate or 0.0) / one.slowness for rate, one in zip(figures, replicas, strict=True))
+    rate = None if scenario == "offline" else load * sum_of_rates / OPENORCA.answer.mean
+    return generated(OPENORCA, count, rate, seed=0)
+
+
+def assert_not_worse(ours: ReplayResult, theirs: ReplayResult, factor: float) -> None:
+    assert ours.makespan_s <= theirs.makespan_s * factor
+    assert ours.latency_s(99) <= theirs.latency_s(99) * factor
+    assert goodput(ours) * factor >= goodput(theirs)
+
+
+def goodput(result: ReplayResult) -> float:
+    """Within MLPerf's Server limits."""
+    return result.goodput(ttft_s=2.0, tpot_s=0.2)
+
+
+def assert_complete(result: ReplayResult) -> None:
+    assert (result.end_s >= result.first_s).all()
+    assert (result.first_s > result.recording.arrivals_s).all()
+    assert result.replica.min() >= 0
+
+
+@pytest.mark.parametrize("name", ["homogeneous", "mixed", "one slow"])
+def test_a_hundred_thousand_requests_never_worse_than_least_outstanding(name: str) -> None:
+    replicas = fleet(name, "server")
+    recording = requests_for(replicas, 100_000)
+    ours, theirs = (run(recording, replicas, policy) for policy in (earliest_finish, least_outstanding))
+
+    assert_complete(ours)
+    assert_not_worse(ours, theirs, 1.005)
+
+
+@pytest.mark.parametrize("name", ["mixed", "one slow"])
+def test_unequal_replicas_need_no_weights(name: str) -> None:
+    """Clearly better than policies that do not know speeds, in all three figures."""
+    replicas = fleet(name, "server")
+    recording = requests_for(replicas, 1000)
+    ours = run(recording, replicas, earliest_finish)
+
+    for policy in (least_outstanding, RoundRobin(), Random(seed=0)):
+        theirs = run(recording, replicas, policy)
+        assert_not_worse(ours, theirs, 1.0)
+        assert ours.makespan_s < 0.97 * theirs.makespan_s
+
+
+def test_a_far_pool_gets_less_while_there_is_little_to_do() -> None:
+    near, far = node("MI355X", "server", 2), node("MI355X", "server", 2, delay_s=0.5)
+    result = run(requests_for([*near, *far], 400, load=0.05), [*near, *far], earliest_finish)
+
+    served = np.bincount(result.replica, minlength=4)
+    assert served[:2].sum() > 1.5 * served[2:].sum()
+
+
+def small_fleet(name: str) -> list[FleetReplica]:
+    """A third of the mixed one, with a third of the slots, so that the batch is many times what is in flight."""
+    replicas = fleet(name, "offline")
+    picked = replicas if name != "mixed" else [*replicas[:3], *replicas[8:11], *replicas[16:18]]
+    return [replace(one, max_in_flight=512) for one in picked]
+
+
+@pytest.mark.parametrize("name", ["homogeneous", "mixed", "one slow"])
+def test_a_finite_batch_ends_everywhere_within_one_request(name: str) -> None:
+    replicas = small_fleet(name)
+    recording = requests_for(replicas, 15_000)
+    ours, theirs = (run(recording, replicas, policy) for policy in (finite_batch, least_outstanding))
+
+    assert_complete(ours)
+    assert ours.makespan_s <= theirs.makespan_s * 1.005
+    assert np.ptp(ours.last_end_s) <= ours.request_s.max()
+    if name != "homogeneous":
+        assert ours.makespan_s < 0.97 * theirs.makespan_s
+        assert np.ptp(ours.last_end_s) < 0.7 * np.ptp(theirs.last_end_s)
+
+
+def test_no_policy_binds_more_than_there_is_room_for() -> None:
+    """With room for one, a replica's requests follow each other."""
+    replicas = node("MI355X", "server", 2, max_in_flight=1)
+    for policy in (earliest_finish, finite_batch, least_outstanding, RoundRobin(), Random(0)):
+        result = run(generated(OPENORCA, 12, None, seed=1), replicas, policy)
+        for replica in range(2):
+            mine = np.argsort(result.end_s)
+            mine = mine[result.replica[mine] == replica]
+            assert (result.first_s[mine][1:] > result.end_s[mine][:-1]).all()
+
+
+def only_half(
+    view: FleetView, prompt_lens: NDArray[np.int32], expected: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A router that overlooks every second replica."""
+    room = view.room.copy()
+    room[1::2] = 0
+    return least_outstanding(replace(view, room=room), prompt_lens, expected)
+
+
+def saturated(result: ReplayResult) -> list[ModelCounters]:
+    """While requests wait, the beginning left out."""
+    return [sample for sample in result.samples if sample.num_queued > 0 and sample.time_s >= 5.0]
+
+
+def ledger_of(samples: list[ModelCounters], tokens_per_s: float) -> Ledger:
+    ledger = account(samples, {"MI355X--llama-2-70b": Yardstick(tokens_per_s, 64.0)})
+    assert ledger is not None
+    return ledger
+
+
+def test_the_ledger_finds_an_imbalance() -> None:
+    """Half of the replicas get nothing while requests wait: half of the baselines is starved, nothing else lost."""
+    replicas = node("MI355X", "offline", 4, max_in_flight=64)
+    recording = requests_for(replicas, 1500)
+    whole = ledger_of(saturated(run(recording, replicas, least_outstanding)), 1.0)
+    ledger = ledger_of(saturated(run(recording, replicas, only_half)), whole.measured / 4)
+
+    assert whole.starved == whole.control_plane == 0.0
+    assert ledger.starved == pytest.approx(ledger.baseline / 2)
+    assert ledger.no_demand == ledger.control_plane == 0.0
+    assert abs(ledger.unexplained) < 0.03 * ledger.baseline
+
+
+def test_the_ledger_finds_a_delay_in_handing_over() -> None:
+    """One request at a time, and each a second on the way: the control plane's second, and nothing else is lost."""
+    near = node("MI355X", "server", 2, max_in_flight=1)
+    far = [replace(one, delay_s=1.0) for one in near]
+    recording = generated(OPENORCA, 60, None, seed=0)
+    whole, late = (run(recording, replicas, least_outstanding) for replicas in (near, far))
+    ledger = ledger_of(saturated(late), ledger_of(saturated(whole), 1.0).measured / 2)
+
+    num_handed = np.count_nonzero((late.first_s >= 5.0) & (late.first_s <= saturated(late)[-1].time_s))
+    num_lost_s = ledger.control_plane / ledger.baseline * 2 * ledger.window_s
+    assert num_lost_s == pytest.approx(num_handed * 1.0, abs=2.0)  # one each at the window's two ends
+    assert ledger.control_plane > 0.1 * ledger.baseline
+    assert ledger.starved + ledger.no_demand < 0.02 * ledger.baseline
+    assert abs(ledger.unexplained) < 0.03 * ledger.baseline
+
+
+def test_a_recording_is_kept(tmp_path: Path) -> None:
+    recording = generated(OPENORCA, 1000, 50.0, seed=3)
+    path = tmp_path / "recording.npz"
+    recording.save(path)
+    kept = Recording.load(path)
+
+    assert kept.arrivals_s == pytest.approx(recording.arrivals_s, abs=1e-6)
+    assert kept.prompt_lens.tolist() == recording.prompt_lens.tolist()
+    assert kept.answer_lens.tolist() == recording.answer_lens.tolist()
+    assert kept.source == "generated: Poisson, 50/s, seed 3"
+    assert path.stat().st_size < 8 * len(recording) + 2000
+
+
+def test_a_live_run_is_recorded() -> None:
+    answers = [
+        Answer(1, due_s=102.5, finish=FinishReason.LENGTH, token_ids=[1, 2, 3]),
+        Answer(0, due_s=102.0, finish=FinishReason.STOP, token_ids=[4]),
+        Answer(0, due_s=101.0, finish=FinishReason.ERROR),
+    ]
+    recording = Recording.of_answers(answers, prompt_lens=[7, 9], source="a run")
+
+    assert recording.arrivals_s.tolist() == [0.0, 0.5]
+    assert recording.prompt_lens.tolist() == [7, 9]
+    assert recording.answer_lens.tolist() == [1, 3]
