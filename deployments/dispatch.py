@@ -1,6 +1,7 @@
 """The way out of a router: from a model's queue to replicas with room, one Submit message per replica."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,12 +10,15 @@ from ..models.errors import OverloadedError, UnavailableError
 from .clumping import Rate, clump_s, send_at_s
 from .index_pool import Indices
 from .replica_connections import ReplicaConnections
-from .replica_loads import NEVER, ReplicaLoads
+from .replica_loads import F64, NEVER, ReplicaLoads
 from .request_table import RequestTable
 from .router_settings import RouterSettings
 from .router_state import Model, Replica
-from .routing_policy import assign, retry_after_s, weigh
+from .routing_policy import assign, longest_first, retry_after_s, tail_room, weigh
 from .wire import Abort, Submit
+
+# Requests of a finite batch that are looked at, at least: longer ones go first.
+LOOK_AHEAD = 256
 
 
 class Dispatcher:
@@ -90,32 +94,50 @@ class Dispatcher:
 
     def _assign(self, model: Model, now_s: float) -> None:
         """From the queue into outboxes, as far as there is room."""
-        numbers, loads = model.numbers, self._loads
+        table, loads = self._table, self._loads
+        rows = loads.accepts[model.numbers].nonzero()[0]
+        numbers = model.numbers[rows]
         room = loads.room(numbers)
         count = min(int(np.maximum(room, 0).sum()), len(model.queue))
         if count == 0:
             return
-        table = self._table
-        slots = model.queue.first(count)
+        is_batch = self._settings.finite_batch
+        slots = model.queue.first(max(count, LOOK_AHEAD) if is_batch else count)
         prompt_tokens = table.prompt_lens[slots] + table.num_emitted[slots]
         output_tokens = model.expected_tokens(slots)
         mean_prompt, mean_output = float(prompt_tokens.mean()), float(output_tokens.mean())
         candidates, weight = weigh(
             room,
             *loads.backlog(numbers, mean_prompt, mean_output),
-            model.token_costs(),
+            model.token_costs(rows),
             loads.delay_s[numbers],
             mean_prompt=mean_prompt,
             mean_output=mean_output,
             steps=mean_output,
         )
-        chosen = numbers[assign(weight * prompt_tokens + output_tokens, candidates)]
-        model.queue.pop(count)
-        table.replica[slots] = chosen
+        costs = weight * prompt_tokens + output_tokens
+        if is_batch:
+            order = longest_first(output_tokens)
+            candidates = replace(candidates, room=tail_room(float(costs.mean()), len(model.queue), candidates))
+            chosen = assign(costs[order], candidates)
+            picked = order[: len(chosen)]
+            rest = np.sort(order[len(chosen) :])
+            model.queue.pop(len(slots))
+            model.queue.push_first(slots[rest])
+            slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
+        else:
+            chosen = assign(costs, candidates)
+            model.queue.pop(len(slots))
+        if len(slots):
+            self._bind(slots, numbers[chosen], prompt_tokens, output_tokens)
+            self._put_in_outboxes(model, slots, numbers[chosen], now_s)
+
+    def _bind(self, slots: Indices, numbers: Indices, prompt_tokens: Indices, output_tokens: F64) -> None:
+        table = self._table
+        table.replica[slots] = numbers
         table.charge[slots] = output_tokens
         table.prompt_charge[slots] = prompt_tokens
-        loads.bind(chosen, prompt_tokens, output_tokens)
-        self._put_in_outboxes(model, slots, chosen, now_s)
+        self._loads.bind(numbers, prompt_tokens, output_tokens)
 
     def _put_in_outboxes(self, model: Model, slots: Indices, numbers: Indices, now_s: float) -> None:
         settings = self._settings

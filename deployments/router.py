@@ -31,7 +31,9 @@ from .wire import Output, Refused
 __all__ = ["BulkSink", "Router", "RouterSettings", "Sink", "TokenChunk"]
 
 # A drain takes no more at once, so that an event loop gets its turn.
-MAX_MESSAGES_PER_DRAIN = 1000
+MAX_MESSAGES_PER_DRAIN = 100
+# What a replica may have sent before its connection ended.
+MAX_LAST_MESSAGES = 10_000
 
 
 class Router:
@@ -187,7 +189,7 @@ class Router:
         return self._connections.socket.is_readable()
 
     def drain_messages(self) -> int:
-        """Handle the messages that are there (at most 1000), then `flush`. Returns how many there were."""
+        """Handle the messages that are there (at most 100), then `flush`. Returns how many there were."""
         num_messages = self._receive_all()
         self.flush()
         return num_messages
@@ -218,12 +220,13 @@ class Router:
 
     def tick(self) -> None:
         """Time-driven work: heartbeats, dead replicas, timeouts. Call about every `settings.tick_s`."""
-        self._connections.bury_lost_connections(self._receive_all)
+        self._connections.bury_lost_connections(lambda: self._receive_all(MAX_LAST_MESSAGES))
         self._connections.heartbeat()
         self._drop_ended()
         now_s = self._clock()
         for model in self._model_list:
             self._check_served(model, now_s)
+        self._loads.has_news = True  # what was left waiting is looked at again
         self.flush()
         self._tick_due_s = now_s + self.settings.tick_s
 
@@ -291,9 +294,9 @@ class Router:
             if not replica.listed and not replica.num_in_flight:
                 self._drop(replica)
 
-    def _receive_all(self) -> int:
+    def _receive_all(self, limit: int = MAX_MESSAGES_PER_DRAIN) -> int:
         num_messages = 0
-        while num_messages < MAX_MESSAGES_PER_DRAIN and (received := self._connections.receive()) is not None:
+        while num_messages < limit and (received := self._connections.receive()) is not None:
             num_messages += 1
             replica, message = received
             model = self._models[replica.address.model]

@@ -19,6 +19,8 @@ class RouterSettings:
             company.
         max_clump_s: the longest that they wait, and never past the step that is running at their replica; 0 sends
             always at once.
+        finite_batch: what is queued is a batch that is there as a whole, and its end counts, not the first tokens:
+            long answers begin first, and the last ones are spread so that all replicas end together.
         dead_after_s: a replica that says nothing for so long is lost. It says nothing during a step, so this must
             outlast the longest one; a process or host that dies is noticed within seconds by its connection.
         continuation_timeout_s: how long requests wait when their model has no replica left.
@@ -32,7 +34,8 @@ class RouterSettings:
     max_queued: int = 1024
     overcommit: float = 0.125
     max_submits_per_s: float = 1000.0
-    max_clump_s: float = 0.005
+    max_clump_s: float = 0.02
+    finite_batch: bool = False
     dead_after_s: float = 30.0
     continuation_timeout_s: float = 30.0
     max_attempts: int = 3

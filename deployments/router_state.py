@@ -59,8 +59,8 @@ class Pool:
 
     @property
     def full_batch(self) -> int:
-        """Requests in a full batch: replicas of one pool have equal engine settings."""
-        return self.replicas[0].address.max_num_seqs
+        """Requests in a full batch: replicas of one pool have equal engine settings. 1 when there are none."""
+        return self.replicas[0].address.max_num_seqs if self.replicas else 1
 
     def snapshot(self) -> PoolSnapshot:
         return PoolSnapshot(
@@ -245,6 +245,7 @@ class Model:
         self.pools: list[Pool] = []
         self.replicas: list[Replica] = []
         self.numbers = np.zeros(0, np.int64)
+        self._pool_of = np.zeros(0, np.int64)
         self.queue = RequestQueue(table)
         self.answers = LengthPrediction()
         self.unserved_since_s: float | None = None
@@ -263,14 +264,13 @@ class Model:
         """The replicas of its pools are others now."""
         self.replicas = [replica for pool in self.pools for replica in pool.replicas]
         self.numbers = np.array([replica.number for replica in self.replicas], np.int64)
+        self._pool_of = np.repeat(np.arange(len(self.pools)), [len(pool.replicas) for pool in self.pools])
 
-    def token_costs(self) -> TokenCosts:
-        """What tokens cost at each replica. Pools not measured yet count as the mean of those that are."""
-        pools = [pool for pool in self.pools if pool.replicas]
-        full_batch = np.array([pool.full_batch for pool in pools], np.float64)
-        costs = token_costs([pool.line.costs for pool in pools], np.ones(len(pools)), full_batch)
-        of = np.repeat(np.arange(len(pools)), [len(pool.replicas) for pool in pools])
-        slowness = self._loads.slowness[self.numbers]
+    def token_costs(self, rows: Indices) -> TokenCosts:
+        """What tokens cost at these of its replicas. Pools not measured yet count as the mean of the others."""
+        full_batch = np.array([pool.full_batch for pool in self.pools], np.float64)
+        costs = token_costs([pool.line.costs for pool in self.pools], np.ones(len(self.pools)), full_batch)
+        of, slowness = self._pool_of[rows], self._loads.slowness[self.numbers[rows]]
         return TokenCosts(
             costs.step_s[of] * slowness, costs.prompt_token_s[of] * slowness, costs.output_token_s[of] * slowness
         )

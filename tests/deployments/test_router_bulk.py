@@ -297,3 +297,33 @@ def test_bad_requests_are_named(changes: dict[str, object], error: type[Exceptio
             )
     finally:
         router.close()
+
+
+@pytest.mark.parametrize("finite_batch", [False, True])
+def test_a_finite_batch_begins_with_what_takes_long(rig: Rig, finite_batch: bool) -> None:
+    """One request at a time: the order of the ends shows the order of the beginnings."""
+    replica = rig.replica("r", FakeEngine(max_num_seqs=1))
+    settings = RouterSettings(tick_s=0.02, finite_batch=finite_batch)
+    router = rig.router(replica, settings=settings)
+    answers = BulkAnswers()
+    ask_bulk(router, [5, 60, 20, 40, 60, 10], answers)
+
+    poll_until(router, lambda: len(answers.finish) == 6, "all answers")
+
+    lengths = [answers.num_tokens[tag] for tag in answers.finish]
+    assert lengths == ([60, 60, 40, 20, 10, 5] if finite_batch else [5, 60, 20, 40, 60, 10])
+
+
+def test_a_finite_batch_ends_however_replicas_come_and_go(rig: Rig) -> None:
+    replicas = [rig.replica(f"r{i}", FakeEngine(max_num_seqs=4, step_s=0.0005)) for i in range(3)]
+    router = rig.router(*replicas, settings=RouterSettings(tick_s=0.02, finite_batch=True))
+    answers = BulkAnswers()
+    ids = ask_bulk(router, [1 + i % 40 for i in range(300)], answers)
+    poll_until(router, lambda: len(answers.finish) > 20, "some answers")
+    router.abort_many(ids[250:])
+    replicas[0].service.stop()
+    num_aborted = sum(tag not in answers.finish for tag in range(250, 300))
+
+    poll_until(router, lambda: len(answers.finish) == 300 - num_aborted, "all others")
+
+    assert all(answers.num_tokens[tag] == 1 + tag % 40 for tag in answers.finish)
