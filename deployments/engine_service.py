@@ -48,7 +48,7 @@ class PacedEngine(Protocol):
     """An engine whose steps end by the clock, so that no thread has to wait inside `step`."""
 
     def next_step_at(self) -> float | None:
-        """When the running step is due; None without work."""
+        """When `step` is due; None when nothing is."""
         ...
 
 
@@ -212,7 +212,7 @@ class EngineService:
         if step_at_s is not None and step_at_s <= self._mark_s:
             self._step()
             step_at_s = self._paced.next_step_at()
-        self._has_step = step_at_s is not None
+        self._has_step = self._engine.has_work()
         self._overhead_s += self._lap()
         if step_at_s is None:
             return self._mark_s if self._draining else self._status_due_s

@@ -1,6 +1,7 @@
 """Waiting until a service serves, with progress, and with the replica's own words when it cannot."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,9 @@ class PoolProgress:
     phases: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.pool}: {self.num_ready} of {self.num_wanted} ready{''.join(f', {p}' for p in self.phases)}"
+        others = Counter("not reached yet" if phase == "ready" else phase for phase in self.phases)
+        told = "".join(f", {count} {phase}" for phase, count in others.items())
+        return f"{self.pool}: {self.num_ready} of {self.num_wanted} ready{told}"
 
 
 def wait_ready(

@@ -92,18 +92,20 @@ def test_each_engine_answers_through_its_own_socket() -> None:
 
 def test_an_engine_that_dies_says_farewell_alone() -> None:
     failed: list[str] = []
-    engines = [SimulatedEngine(make_profile(), faults=[Die(0.0)]), SimulatedEngine(make_profile())]
+    clock = FakeClock(0.0)
+    engines = [make_engine(clock, faults=[Die(1.0)]), SimulatedEngine(make_profile())]
     with running(engines, failed) as (host, peer):
-        for name in "01":
-            peer.send(name, wire.Submit(make_batch([1], max_tokens=2)))
-        heard = {"0": False, "1": False}
         for name, message in peer.messages():
-            if name == "0" and isinstance(message, wire.Goodbye):
+            if isinstance(message, wire.Welcome) and name == "0":
+                clock.now_s = 2.0
+            if isinstance(message, wire.Goodbye):
+                assert name == "0"
                 assert "died" in message.reason
-                heard["0"] = True
-            if name == "1" and isinstance(message, wire.Output):
-                heard["1"] |= bool(message.outputs.finish.any())
-            if all(heard.values()):
+                break
+        peer.send("1", wire.Submit(make_batch([1], max_tokens=2)))
+        for name, message in peer.messages():
+            if isinstance(message, wire.Output) and message.outputs.finish.any():
+                assert name == "1"
                 break
         assert failed == ["0"]
         assert host.failure is None
@@ -142,6 +144,19 @@ def test_turns_follow_the_engine_s_clock_and_every_moment_is_counted() -> None:
     assert status.stats.total_output_tokens == 2
     service.stop()
     assert service.turn() == math.inf
+    sockets.close()
+
+
+def test_an_idle_engine_dies_on_time() -> None:
+    clock, sockets = FakeClock(), SocketHost()
+    engine = make_engine(clock, faults=[Die(7.0)])
+    service = EngineService(engine, identity("r"), None, ServiceSettings(status_s=1000.0), clock, sockets)
+    service.turn()
+    assert service.turn() == pytest.approx(clock.now_s + 7.0)
+    clock.now_s += 7.0
+    assert service.turn() == math.inf
+    assert "died" in str(service.failure)
+    assert service.wait_ended(0.0)
     sockets.close()
 
 

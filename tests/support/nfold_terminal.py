@@ -10,6 +10,7 @@ from typing import Any
 
 NFOLD = Path(sys.executable).parent / "nfold"
 TIMEOUT_S = 200.0
+COMPUTING = "[{name: sums, engine: {max_num_seqs: 8, kv_cache_bytes: 16777216}}]"
 
 
 class Terminal:
@@ -17,13 +18,14 @@ class Terminal:
     Args:
         home: nfold's, an existing directory.
         cluster: the `cluster:` section of the config, as YAML on one line.
+        models: the `models:` section.
     """
 
-    def __init__(self, home: Path, cluster: str) -> None:
+    def __init__(self, home: Path, cluster: str, models: str = COMPUTING) -> None:
         self.home = home
         self.config = home / "nfold.yaml"
         self.config.write_text(
-            "models: [{name: sums, engine: {max_num_seqs: 8, kv_cache_bytes: 16777216}}]\n"
+            f"models: {models}\n"
             f"cluster: {cluster}\n"
             f"http: {{port: {free_port()}}}\n"
             f"metrics: {{port: {free_port()}}}\n"

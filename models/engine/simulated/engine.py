@@ -10,6 +10,7 @@ counting from when it was due:
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 
 import numpy as np
 
@@ -138,13 +139,13 @@ class SimulatedEngine:
         return bool(self._scheduler.num_running or self._scheduler.num_waiting or self._rejected)
 
     def next_step_at(self) -> float | None:
-        """When the running step is due, on the engine's clock; None without work.
+        """When the running step is due, on the engine's clock; without work, when the engine dies, or None.
 
         A step starts to run with the first question for it, with the requests known then.
         """
         if self._step is None:
             if not self.has_work():
-                return None
+                return self._death_s if self._death_s < inf else None
             self._step = self._begin_step(self._free_at_s)
         return min(self._step.due_s, self._death_s)
 
@@ -155,7 +156,7 @@ class SimulatedEngine:
             EngineError: an injected fault ended the engine.
         """
         due_s = self.next_step_at()
-        if due_s is None:
+        if due_s is None or (not self.has_work() and self._clock() < due_s):
             return self._outputs(NewTokens.none(), StepRecord(0.0, 0, 0, 0))
         while (early_s := due_s - self._clock()) > 0:
             self._sleep(early_s)

@@ -97,8 +97,12 @@ def test_an_engine_dies_on_time_and_stays_dead() -> None:
 def test_an_idle_engine_dies_too() -> None:
     clock = FakeClock(0.0)
     engine = make_engine(clock, faults=[Die(5.0)])
+    assert engine.next_step_at() == 5.0
+    assert len(engine.step()) == 0, "alive, and without work: nothing to wait for"
+    assert clock.now_s == 0.0
     clock.now_s = 60.0
-    assert engine.next_step_at() is None
+    with pytest.raises(EngineError):
+        engine.step()
     engine.submit(make_batch([1]))
     assert engine.next_step_at() == 5.0
     with pytest.raises(EngineError):
