@@ -14,7 +14,7 @@ from .replica_loads import F64, NEVER, ReplicaLoads
 from .request_table import RequestTable
 from .router_settings import RouterSettings
 from .router_state import Model, Replica
-from .routing_policy import assign, longest_first, retry_after_s, tail_room, weigh
+from .routing_policy import Candidates, assign, longest_first, retry_after_s, tail_room, weigh
 from .wire import Abort, Submit
 
 # Requests of a finite batch that are looked at, at least: longer ones go first.
@@ -126,11 +126,25 @@ class Dispatcher:
             model.queue.push_first(slots[rest])
             slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
         else:
-            chosen = assign(costs, candidates)
+            chosen = self._assign_near_prefixes(model, slots, numbers, costs, candidates)
             model.queue.pop(len(slots))
         if len(slots):
             self._bind(slots, numbers[chosen], prompt_tokens, output_tokens)
             self._put_in_outboxes(model, slots, numbers[chosen], now_s)
+
+    def _assign_near_prefixes(
+        self, model: Model, slots: Indices, numbers: Indices, costs: F64, candidates: Candidates
+    ) -> Indices:
+        """Weighing where prompts that begin alike went, when that is wanted."""
+        guard_s = self._settings.prefix_affinity_s
+        if guard_s <= 0.0:
+            return assign(costs, candidates)
+        keys = model.prefixes.keys(self._table.prompts(slots), self._table.prompt_lens[slots])
+        row_of = np.full(len(self._loads.limit) + 1, -1)  # the last is for -1, no replica
+        row_of[numbers] = np.arange(len(numbers))
+        chosen = assign(costs, candidates, row_of[model.prefixes.match(keys)[0]], guard_s)
+        model.prefixes.note(keys, numbers[chosen])
+        return chosen
 
     def _bind(self, slots: Indices, numbers: Indices, prompt_tokens: Indices, output_tokens: F64) -> None:
         table = self._table

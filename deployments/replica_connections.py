@@ -135,6 +135,8 @@ class ReplicaConnections:
     def bury_lost_connections(self, receive_all: Callable[[], object]) -> None:
         """Lose the replicas whose connections ended, after `receive_all` took in what they had sent before."""
         lost = self.socket.lost_connections()
+        if not lost:
+            return
         receive_all()
         by_endpoint = {replica.endpoint: replica for replica in self}
         for connection in lost:

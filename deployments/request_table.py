@@ -195,6 +195,10 @@ class RequestTable:
         """Its tokens from the given one on."""
         return self._pages.of(slot, start)
 
+    def prompts(self, slots: Indices) -> I32:
+        """As submitted, one behind the other."""
+        return np.concatenate([self._prompts[slot] for slot in slots.tolist()])
+
     def batch(self, slots: Indices) -> SubmitBatch:
         """As a replica takes them. One that had begun elsewhere goes on from prompt + emitted tokens."""
         prompts = [self._prompts[slot] for slot in slots.tolist()]

@@ -287,6 +287,7 @@ class Router:
         pool = replica.pool
         pool.set_replicas([each for each in pool.replicas if each is not replica])
         self._models[pool.model].note_replicas()
+        self._models[pool.model].prefixes.forget(replica.number)
         self._connections.drop(replica)
 
     def _drop_ended(self) -> None:
@@ -319,6 +320,7 @@ class Router:
     def _continue_elsewhere(self, replica: Replica) -> None:
         """Queue again what a lost replica had. Sinks are called when all is in place, as they may abort."""
         model = self._models[replica.address.model]
+        model.prefixes.forget(replica.number)
         slots, sent = replica.release_all(self._table)
         self._table.num_attempts[slots[sent]] += 1
         self._requeue(model, slots)

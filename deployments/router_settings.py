@@ -21,6 +21,8 @@ class RouterSettings:
             always at once.
         finite_batch: what is queued is a batch that is there as a whole, and its end counts, not the first tokens:
             long answers begin first, and the last ones are spread so that all replicas end together.
+        prefix_affinity_s: a request goes where the beginning of its prompt went last, as its blocks may still be
+            there, unless it would end by so much later than elsewhere; 0 switches this off. Not for a finite batch.
         dead_after_s: a replica that says nothing for so long is lost. It says nothing during a step, so this must
             outlast the longest one; a process or host that dies is noticed within seconds by its connection.
         continuation_timeout_s: how long requests wait when their model has no replica left.
@@ -36,6 +38,7 @@ class RouterSettings:
     max_submits_per_s: float = 1000.0
     max_clump_s: float = 0.02
     finite_batch: bool = False
+    prefix_affinity_s: float = 0.0
     dead_after_s: float = 30.0
     continuation_timeout_s: float = 30.0
     max_attempts: int = 3

@@ -11,6 +11,7 @@ from .addresses import ReplicaAddress
 from .clumping import observe_shortest_step
 from .index_pool import Indices
 from .length_prediction import LengthPrediction
+from .prefix_affinity import PrefixMap
 from .replica_loads import F64, ReplicaLoads
 from .request_queue import RequestQueue
 from .request_table import NOWHERE, RequestTable
@@ -248,6 +249,7 @@ class Model:
         self._pool_of = np.zeros(0, np.int64)
         self.queue = RequestQueue(table)
         self.answers = LengthPrediction()
+        self.prefixes = PrefixMap()
         self.unserved_since_s: float | None = None
         self.num_submitted = 0
         self.num_refused = 0
