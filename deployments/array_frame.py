@@ -9,6 +9,9 @@ from ..models.engine.protocol import F32, I32, U8, U64
 
 Arrays = list[tuple[NDArray[Any], type[np.generic]]]
 
+_KINDS: tuple[type[np.generic], ...] = (np.uint64, np.int32, np.float32, np.uint8, np.int8)
+_LITTLE_ENDIAN: dict[type[np.generic], np.dtype[Any]] = {kind: np.dtype(kind).newbyteorder("<") for kind in _KINDS}
+
 
 class WireError(ValueError):
     """Bytes that are no message of this version."""
@@ -16,11 +19,9 @@ class WireError(ValueError):
 
 def pack(arrays: Arrays) -> bytes:
     """The arrays as the given types, little-endian. Widest items first keeps each of them aligned."""
-    return b"".join([_bytes(array, np.dtype(kind).newbyteorder("<")) for array, kind in arrays if array.size])
-
-
-def _bytes(array: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
-    return np.ascontiguousarray(array, dtype).data
+    return b"".join(
+        [np.ascontiguousarray(array, _LITTLE_ENDIAN[kind]).data for array, kind in arrays if array.size]
+    )
 
 
 class ArrayFrame:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.engine.protocol import F32, I32, U8, U64, SubmitBatch
+from ..models.engine.protocol import I32, U8, U64, SubmitBatch
 from .index_pool import IndexPool, Indices
 from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
 from .token_pages import TokenPages
@@ -25,6 +25,15 @@ _ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
 # In the ids of free slots, above all ids: nothing matches them.
 _FREE = np.uint64(1 << 63)
 _FILL = {"replica": NOWHERE, "sink": NO_BULK_SINK, "wire_ids": _FREE, "request_ids": _FREE}
+
+# What is needed together, once, lies together.
+_SAMPLING = np.dtype(
+    [
+        *(("seed", np.uint64), ("temperature", np.float32), ("top_k", np.int32), ("top_p", np.float32)),
+        *(("stop_lens", np.int32), ("num_logprobs", np.int8)),
+    ],
+    align=True,
+)
 
 F64 = NDArray[np.float64]
 
@@ -63,7 +72,7 @@ class RequestTable:
         num_emitted: tokens emitted so far, over all attempts.
     """
 
-    def __init__(self, num_slots: int = 256) -> None:
+    def __init__(self, num_slots: int = 16384) -> None:
         n = num_slots
         self.wire_ids: U64 = np.arange(n, dtype=np.uint64) | _FREE
         self.request_ids: U64 = np.full(n, _FREE)
@@ -80,12 +89,7 @@ class RequestTable:
         self.prompt_lens: I32 = np.zeros(n, np.int32)
         self.max_tokens: I32 = np.zeros(n, np.int32)
         self.ignore_eos: U8 = np.zeros(n, np.uint8)
-        self._temperature: F32 = np.zeros(n, np.float32)
-        self._top_k: I32 = np.zeros(n, np.int32)
-        self._top_p: F32 = np.zeros(n, np.float32)
-        self._seed: U64 = np.zeros(n, np.uint64)
-        self._num_logprobs: NDArray[np.int8] = np.zeros(n, np.int8)
-        self._stop_lens: I32 = np.zeros(n, np.int32)
+        self._sampling: NDArray[np.void] = np.zeros(n, _SAMPLING)
         # `look` says that the next row needs a look: always when `every_row`, else on an attempt's first.
         self._every_row: NDArray[np.bool_] = np.zeros(n, np.bool_)
         self._look: NDArray[np.bool_] = np.zeros(n, np.bool_)
@@ -125,12 +129,12 @@ class RequestTable:
         self.prompt_lens[slots] = batch.prompt_lens
         self.max_tokens[slots] = batch.max_tokens
         self.ignore_eos[slots] = batch.ignore_eos
-        self._temperature[slots] = batch.temperature
-        self._top_k[slots] = batch.top_k
-        self._top_p[slots] = batch.top_p
-        self._seed[slots] = batch.seed
-        self._num_logprobs[slots] = batch.num_logprobs
-        self._stop_lens[slots] = batch.stop_lens
+        self._sampling["temperature"][slots] = batch.temperature
+        self._sampling["top_k"][slots] = batch.top_k
+        self._sampling["top_p"][slots] = batch.top_p
+        self._sampling["seed"][slots] = batch.seed
+        self._sampling["num_logprobs"][slots] = batch.num_logprobs
+        self._sampling["stop_lens"][slots] = batch.stop_lens
         ends = batch.prompt_lens.cumsum(dtype=np.int64)
         starts = (ends - batch.prompt_lens).tolist()
         for slot, start, end in zip(slots.tolist(), starts, ends.tolist(), strict=True):
@@ -205,19 +209,20 @@ class RequestTable:
         num_emitted = self.num_emitted[slots]
         for row in np.flatnonzero(num_emitted).tolist():
             prompts[row] = np.concatenate([prompts[row], self.emitted(int(slots[row]))])
-        stop_ids = [self._stop_ids[slot] for slot in slots[self._stop_lens[slots] > 0].tolist()]
+        sampling = self._sampling[slots]
+        stop_ids = [self._stop_ids[slot] for slot in slots[sampling["stop_lens"] > 0].tolist()]
         return SubmitBatch(
             request_ids=self.wire_ids[slots],
             prompt_lens=(self.prompt_lens[slots] + num_emitted).astype(np.int32),
             prompt_ids=np.concatenate(prompts),
             max_tokens=(self.max_tokens[slots] - num_emitted).astype(np.int32),
-            temperature=self._temperature[slots],
-            top_k=self._top_k[slots],
-            top_p=self._top_p[slots],
-            seed=self._seed[slots],
+            temperature=sampling["temperature"],
+            top_k=sampling["top_k"],
+            top_p=sampling["top_p"],
+            seed=sampling["seed"],
             ignore_eos=self.ignore_eos[slots],
-            num_logprobs=self._num_logprobs[slots],
-            stop_lens=self._stop_lens[slots],
+            num_logprobs=sampling["num_logprobs"],
+            stop_lens=sampling["stop_lens"],
             stop_ids=np.concatenate(stop_ids) if stop_ids else np.zeros(0, np.int32),
         )
 
@@ -276,7 +281,8 @@ class RequestTable:
             raise AssertionError("a router's queues are bounded far below its slots")
         for name, column in list(vars(self).items()):
             if isinstance(column, np.ndarray):
-                setattr(self, name, np.concatenate([column, np.full_like(column, _FILL.get(name, 0))]))
+                more = np.zeros_like(column) if name not in _FILL else np.full_like(column, _FILL[name])
+                setattr(self, name, np.concatenate([column, more]))
         self._order = np.arange(2 * old)
         self.wire_ids[old:] |= np.arange(old, 2 * old, dtype=np.uint64)
         self._prompts += [None] * old
