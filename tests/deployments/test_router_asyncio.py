@@ -17,8 +17,11 @@ def rig() -> Iterator[Rig]:
 
 
 @asynccontextmanager
-async def attached(*replicas: Running, tick_s: float = 0.02) -> AsyncIterator[Router]:
-    router = Router("router", None, RouterSettings(tick_s=tick_s))
+async def attached(
+    *replicas: Running, tick_s: float = 0.02, max_submits_per_s: float = 1000.0, max_clump_s: float = 0.02
+) -> AsyncIterator[Router]:
+    settings = RouterSettings(tick_s=tick_s, max_submits_per_s=max_submits_per_s, max_clump_s=max_clump_s)
+    router = Router("router", None, settings)
     router.update_replicas([replica.address for replica in replicas])
     attachment = attach(router, asyncio.get_running_loop())
     try:
@@ -92,5 +95,33 @@ def test_abort_frees(rig: Rig) -> None:
             await begun.wait()
             router.abort(request_id)
             await asyncio.to_thread(wait_until, lambda: not replica.engine.has_work(), "an idle engine")
+
+    asyncio.run(main())
+
+
+def test_what_is_held_back_is_sent_without_the_timer(rig: Rig) -> None:
+    """A step goes on for as long as the test wants, and the timer fires once: only the loop can send in time."""
+    replica = rig.replica("r")
+
+    async def main() -> None:
+        async with attached(replica, tick_s=3600.0, max_submits_per_s=1.0, max_clump_s=0.3) as router:
+            await ask(router, [0], 3)
+            router._dispatcher._rate.per_s = 1e6  # busy
+            replica.engine.gate.clear()
+            num_before = replica.engine.num_submit_calls
+            first = asyncio.create_task(ask(router, [1], 3))
+            while replica.engine.num_submit_calls == num_before:
+                await asyncio.sleep(0.001)
+            state = next(iter(router._connections))
+            state.step_began_s, state.shortest_step_s = router._clock(), 1000.0
+            second = asyncio.create_task(ask(router, [2], 3))
+            for _ in range(3):  # turns: to submit, to flush
+                await asyncio.sleep(0)
+            assert 0.0 < router.next_flush_s() <= router.settings.max_clump_s
+            while router.next_flush_s() < float("inf"):
+                await asyncio.sleep(0.001)
+            replica.engine.gate.set()
+            assert await first == fake_tokens([1], 3)
+            assert await second == fake_tokens([2], 3)
 
     asyncio.run(main())
