@@ -6,6 +6,7 @@ from collections.abc import Callable
 from control_plane_fleet import Fleet, fleet_config, num_cores, profile_of, start_fleet
 from control_plane_report import Goal, print_goals, what_is_full
 from control_plane_runs import Figures, Times, arrive, saturate, window_figures
+from nfold.models.errors import OverloadedError, UnavailableError
 
 Progress = Callable[[str], None]
 
@@ -110,16 +111,20 @@ def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
                 stopped = f"{rate:,.0f} queries/s would take {share:.0%} of the engines' time; use more of them"
                 break
             progress(f"{rate:,.0f} queries/s")
-            figures = arrive(
-                fleet,
-                fleet.replicas,
-                rate,
-                times,
-                progress,
-                seed=args.seed,
-                answer_tokens=PEAK_ANSWER_TOKENS,
-                warm=False,
-            )
+            try:
+                figures = arrive(
+                    fleet,
+                    fleet.replicas,
+                    rate,
+                    times,
+                    progress,
+                    seed=args.seed,
+                    answer_tokens=PEAK_ANSWER_TOKENS,
+                    warm=False,
+                )
+            except (OverloadedError, UnavailableError) as error:
+                stopped = f"at {rate:,.0f} queries/s the router refuses: {str(error)[:200]}"
+                break
             tried.append(figures)
             added = figures["added_ttft_p99_ms"]
             print_latencies(figures)
@@ -135,6 +140,8 @@ def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
         [Goal("queries/s", held, goal, note="published heads: about 4,000")],
     )
     print(f"  {stopped}")
+    if not tried:
+        raise SystemExit("no rate could be tried")
     chosen: Figures = best or tried[-1]
     print_cpu(chosen)
     return {
