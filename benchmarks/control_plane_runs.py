@@ -93,15 +93,14 @@ def arrive(
 
     Args:
         answer_tokens: every answer has so many; None takes the data set's.
-        warm: begin as if arrivals had come for ever.
+        warm: begin as if arrivals had come for ever, if the time before the window is enough for that.
         replay: also what the control plane added to TTFT, see `control_plane_ideal`.
     """
     profile, _ = profile_of(replicas[0])
-    ramp_s = min(RAMP_S, times.warmup_s)
     seconds = times.warmup_s + times.window_s
-    tpot_s = _typical_tpot_s(replicas, rate) if warm else None
+    tpot_s = _typical_tpot_s(replicas, rate) if warm and times.warmup_s > RAMP_S else None
     requests = poisson(
-        profile, rate, seconds, answer_tokens=answer_tokens, warm_tpot_s=tpot_s, ramp_s=ramp_s, seed=seed
+        profile, rate, seconds, answer_tokens=answer_tokens, warm_tpot_s=tpot_s, ramp_s=RAMP_S, seed=seed
     )
     begin_s, end_s = times.warmup_s, seconds
     with ExitStack() as stack:
