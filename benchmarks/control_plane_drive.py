@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 I64 = NDArray[np.int64]
 
 # What is due is submitted at most so often; messages are handled as they come.
-SUBMIT_EVERY_S = 0.001
+SUBMIT_EVERY_S = 0.002
 POLL_S = 0.05
 TELL_EVERY_S = 5.0
 SAMPLE_EVERY_S = 0.5

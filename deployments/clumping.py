@@ -13,7 +13,7 @@ Nothing is held when the router is not busy, or when it cannot know when the ste
 from dataclasses import dataclass
 
 # Of the shortest step seen lately: how late in a step the last moment to send is.
-LATEST_IN_STEP = 0.75
+LATEST_IN_STEP = 0.8
 # How fast the shortest step forgets, per step: steps grow longer with the batch.
 SHORTEST_STEP_GROWTH = 1.05
 _RATE_WINDOW_S = 0.1

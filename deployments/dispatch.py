@@ -41,6 +41,7 @@ class Dispatcher:
         self._clock = clock
         self._rate = Rate()
         self._next_send_s = NEVER
+        self._assigned_s = -NEVER
 
     def admit(self, model: Model, num_requests: int) -> None:
         """Raises UnavailableError or OverloadedError when the model cannot take so many more."""
@@ -78,19 +79,28 @@ class Dispatcher:
 
     def _flush_once(self) -> bool:
         """False when a replica was found lost."""
-        loads = self._loads
-        if loads.has_news:
+        loads, now_s = self._loads, self._clock()
+        if loads.has_news and not any(len(model.queue) for model in self._models):
             loads.has_news = False
-            now_s = self._clock()
+        if loads.has_news and not self._may_wait(now_s):
+            loads.has_news = False
+            self._assigned_s = now_s
             for model in self._models:
                 if len(model.queue):
                     self._assign(model, now_s)
-        elif self._next_send_s == NEVER:
+        elif self._next_send_s == NEVER and not loads.has_news:
             return True
-        due = (loads.send_at_s <= self._clock()).nonzero()[0]
+        due = (loads.send_at_s <= now_s).nonzero()[0]
         all_live = all(self._send_outbox(self._connections.by_number(number)) for number in due.tolist())
-        self._next_send_s = float(loads.send_at_s.min())
+        next_look_s = self._assigned_s + self._settings.assign_every_s if loads.has_news else NEVER
+        self._next_send_s = min(float(loads.send_at_s.min()), next_look_s)
         return all_live
+
+    def _may_wait(self, now_s: float) -> bool:
+        """A busy router looks at its queue every few milliseconds only, for all that came meanwhile."""
+        settings = self._settings
+        is_busy = self._rate.per_s > settings.max_submits_per_s
+        return is_busy and now_s < self._assigned_s + settings.assign_every_s
 
     def _assign(self, model: Model, now_s: float) -> None:
         """From the queue into outboxes, as far as there is room."""

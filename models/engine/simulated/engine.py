@@ -99,6 +99,7 @@ class SimulatedEngine:
         self._death_s = self._start_s + death_s(self._faults)
         self._free_at_s = self._start_s
         self._step: _PacedStep | None = None
+        self._submitted: list[SubmitBatch] = []
         self._rejected: list[U64] = []
         self._totals = _Totals()
         self._no_logprobs = np.full(self._limits.max_num_seqs, np.nan, np.float32)
@@ -125,18 +126,15 @@ class SimulatedEngine:
         """Queue requests. Stop ids, logprobs and sampling settings but the seed are ignored, see `answers`."""
         if not self.has_work():
             self._free_at_s = max(self._free_at_s, self._clock())
-        sequences, rejected = sequences_of(batch, self._max_model_len)
-        if sequences.shape[1]:
-            self._scheduler.submit(sequences)
-        if len(rejected):
-            self._rejected.append(rejected)
+        self._submitted.append(batch)
 
     def abort(self, request_ids: U64) -> None:
+        self._take_in()
         self._scheduler.abort(request_ids)
         self._rejected = [ids for old in self._rejected if len(ids := old[~np.isin(old, request_ids)])]
 
     def has_work(self) -> bool:
-        return bool(self._scheduler.num_running or self._scheduler.num_waiting or self._rejected)
+        return bool(self._scheduler.num_running or self._scheduler.num_waiting or self._rejected or self._submitted)
 
     def next_step_at(self) -> float | None:
         """When the running step is due, on the engine's clock; without work, when the engine dies, or None.
@@ -177,6 +175,7 @@ class SimulatedEngine:
         return self._outputs(new, record)
 
     def stats(self) -> EngineStats:
+        self._take_in()
         totals, scheduler = self._totals, self._scheduler
         return EngineStats(
             num_running=scheduler.num_running,
@@ -195,7 +194,19 @@ class SimulatedEngine:
     def close(self) -> None:
         """Nothing to free."""
 
+    def _take_in(self) -> None:
+        """What was submitted since the last step, all at once: that is cheaper than message by message."""
+        if not self._submitted:
+            return
+        sequences, rejected = sequences_of(self._submitted, self._max_model_len)
+        self._submitted = []
+        if sequences.shape[1]:
+            self._scheduler.submit(sequences)
+        if len(rejected):
+            self._rejected.append(rejected)
+
     def _begin_step(self, start_s: float) -> _PacedStep:
+        self._take_in()
         since_start_s = start_s - self._start_s
         if not (self._scheduler.num_running or self._scheduler.num_waiting):
             return _PacedStep(_NO_WORK, start_s, start_s)

@@ -1,5 +1,7 @@
 """Requests as one int64 matrix, a column each, a row per property: moving any number of them is one operation."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,21 +25,25 @@ NUM_ROWS = 9
 NONE: Sequences = np.zeros((NUM_ROWS, 0), np.int64)
 
 
-def sequences_of(batch: SubmitBatch, max_model_len: int) -> tuple[Sequences, U64]:
-    """The requests that an engine can serve, and the ids of those that it never can."""
-    served = (batch.prompt_lens >= 1) & (batch.prompt_lens < max_model_len) & (batch.max_tokens >= 1)
+def sequences_of(batches: Sequence[SubmitBatch], max_model_len: int) -> tuple[Sequences, U64]:
+    """The requests of some batches that an engine can serve, and the ids of those that it never can."""
+    request_ids, prompt_lens, prompt_ids, max_tokens, seeds, ignore_eos = (
+        np.concatenate([getattr(batch, name) for batch in batches])
+        for name in ("request_ids", "prompt_lens", "prompt_ids", "max_tokens", "seed", "ignore_eos")
+    )
+    served = (prompt_lens >= 1) & (prompt_lens < max_model_len) & (max_tokens >= 1)
     sequences = build_sequences(
-        ids=batch.request_ids,
-        prompt_lens=batch.prompt_lens,
-        hashes=hash_prompts(batch.prompt_ids, batch.prompt_lens, place_weights(max_model_len)),
-        max_tokens=batch.max_tokens,
-        seeds=batch.seed,
-        ignore_eos=batch.ignore_eos,
+        ids=request_ids,
+        prompt_lens=prompt_lens,
+        hashes=hash_prompts(prompt_ids, prompt_lens, place_weights(max_model_len)),
+        max_tokens=max_tokens,
+        seeds=seeds,
+        ignore_eos=ignore_eos,
         max_model_len=max_model_len,
     )
     if served.all():
         return sequences, np.zeros(0, np.uint64)
-    return sequences[:, served], batch.request_ids[~served]
+    return sequences[:, served], request_ids[~served]
 
 
 def build_sequences(
