@@ -155,6 +155,17 @@ class ServedModelConfig(Section):
         return self
 
 
+class RoutingConfig(Section):
+    """How gateways choose replicas.
+
+    Attributes:
+        prefix_affinity_s: a request goes where the beginning of its prompt went last, whose prefix cache may still
+            have it, unless it would end by so many seconds later than elsewhere. 0 switches this off.
+    """
+
+    prefix_affinity_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
 class ServiceConfig(Section):
     """All that is served by one Ray Serve application.
 
@@ -166,6 +177,7 @@ class ServiceConfig(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "nfold"
     http: HttpConfig = HttpConfig()
     metrics: MetricsConfig = MetricsConfig()
+    routing: RoutingConfig = RoutingConfig()
     drain_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     models: Annotated[list[ServedModelConfig], Field(min_length=1)]
 

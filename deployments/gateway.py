@@ -60,7 +60,8 @@ class Gateway:
         models = await asyncio.to_thread(_load_models, config, self._gateway_id)
         keys = await asyncio.to_thread(discovery.service_keys, config.name)
         queues = {model.name: model.max_queued_requests for model in config.models}
-        self._router = Router(self._gateway_id, keys, RouterSettings(models=queues))
+        settings = RouterSettings(models=queues, prefix_affinity_s=config.routing.prefix_affinity_s)
+        self._router = Router(self._gateway_id, keys, settings)
         self._api = OpenAIApi(self._router, {model.name: model for model in models})
         await self._refresh()
         self._attachment = attach(self._router, asyncio.get_running_loop())

@@ -45,6 +45,7 @@ def test_relative_model_paths_count_from_the_file(tmp_path: Path) -> None:
         ("models: [{name: a, pools: [{tp: 0}]}]", "models[0].pools[0].tp", ["0", "greater than or equal to 1"]),
         ("models: [{name: a, pools: [{tp: two}]}]", "models[0].pools[0].tp", ["'two'", "integer"]),
         ("models: [{name: a}, {name: a}]", "config", ["names must differ", "a stands twice"]),
+        ("routing: {prefix_affinity_s: -1}\n" + ONE_MODEL, "routing.prefix_affinity_s", ["-1", "equal to 0"]),
         ("models: []", "models", ["at least 1"]),
         ("models: [{name: a b}]", "models[0].name", ["'a b'"]),
         ("models: [{path: x}]", "models[0].name", ["needed"]),
