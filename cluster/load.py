@@ -22,6 +22,9 @@ from .service_view import merge, model_counters
 from .workloads import Workload
 
 POLL_S = 0.05
+# A closed loop replaces what has ended so often, all of it at once: that spares the engines' cores. Replicas hold
+# successors for that long.
+CLOSED_LOOP_S = 0.01
 SAMPLE_S = 0.5
 PROGRESS_S = 2.0
 # Failures without one success after which a run is given up.
@@ -105,6 +108,7 @@ class _Run:
         self._in_flight: dict[int, Answer] = {}
         self._ended: list[Answer] = []
         self._num_submitted = 0
+        self._submitted_s = float("-inf")
         self._num_failed = 0
         self._samples: list[ModelCounters] = []
         self._began_s = self._told_s = self._last_end_s = clock()
@@ -144,6 +148,8 @@ class _Run:
 
     def _submit_due(self) -> None:
         elapsed_s = self._clock() - self._began_s
+        if not self._arrivals.open and elapsed_s - self._submitted_s < CLOSED_LOOP_S:
+            return
         due = self._arrivals.take_due(elapsed_s, self._num_submitted, len(self._in_flight))
         due = due[: self._settings.max_requests - self._num_submitted]
         answers = [
@@ -151,6 +157,7 @@ class _Run:
             for number, due_s in enumerate(due, self._num_submitted)
         ]
         self._num_submitted += len(answers)
+        self._submitted_s = elapsed_s
         if not self._arrivals.open:
             self._submit(answers)
             return
@@ -162,6 +169,8 @@ class _Run:
                 self._end(answer, self._clock())
 
     def _patience_s(self) -> float:
+        if not self._arrivals.open:
+            return CLOSED_LOOP_S
         next_s = self._began_s + self._arrivals.next_due_s()
         return max(0.0, min(POLL_S, next_s - self._clock()))
 

@@ -21,6 +21,8 @@ from .routing_policy import limit_in_flight
 from .speed import StepLine, TokenCosts, observe_step, token_costs
 from .wire import ReplicaStatus
 
+# Replicas of a pool whose slowness differs by less count as equal in how fast one answer grows.
+SLOWNESS_GRAIN = 0.25
 _NO_LIMIT = 1 << 31
 _ONE = np.ones(1, np.int64)
 
@@ -273,8 +275,10 @@ class Model:
         full_batch = np.array([pool.full_batch for pool in self.pools], np.float64)
         costs = token_costs([pool.line.costs for pool in self.pools], np.ones(len(self.pools)), full_batch)
         of, slowness = self._pool_of[rows], self._loads.slowness[self.numbers[rows]]
+        # Times the steps of an answer, a noise of some per cent would outweigh the work that replicas have.
+        felt = np.maximum(np.rint(slowness / SLOWNESS_GRAIN) * SLOWNESS_GRAIN, SLOWNESS_GRAIN)
         return TokenCosts(
-            costs.step_s[of] * slowness, costs.prompt_token_s[of] * slowness, costs.output_token_s[of] * slowness
+            costs.step_s[of] * felt, costs.prompt_token_s[of] * slowness, costs.output_token_s[of] * slowness
         )
 
     def expected_tokens(self, slots: Indices) -> F64:
