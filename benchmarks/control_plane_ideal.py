@@ -13,30 +13,9 @@ import numpy as np
 from control_plane_requests import F64, Requests
 from nfold.models.engine.protocol import I32
 from nfold.models.engine.simulated.profile import StepTimeProfile
-from nfold.models.engine.simulated.scheduler import SimulatedScheduler
-from nfold.models.engine.simulated.sequences import NUM_PROMPT, Sequences, build_sequences
-from nfold.models.engine.simulated.virtual import make_load, replay
+from nfold.models.engine.simulated.sequences import known_sequences
+from nfold.models.engine.simulated.virtual import VirtualEngine, make_load, replay
 from nfold.models.errors import ConfigError
-
-
-class _Engine:
-    """`SimulatedEngine` without pacing: the same scheduler and step times."""
-
-    def __init__(self, profile: StepTimeProfile, scenario: str) -> None:
-        self.limits = profile.scenario(scenario).limits
-        self._curve = profile.curve
-        self.scheduler = SimulatedScheduler(
-            self.limits,
-            kv_capacity_tokens=profile.kv_capacity_tokens,
-            max_model_len=profile.max_model_len,
-            vocab_size=profile.vocab_size,
-        )
-        self.runs = False
-
-    def begin_step(self) -> float:
-        """Compose a step; how long it takes."""
-        work = self.scheduler.compose(self.limits.max_num_seqs)
-        return self._curve.step_s(work.num_prefill_tokens, work.num_decode_tokens, work.num_kv_tokens)
 
 
 def ideal_ttft_s(
@@ -73,12 +52,13 @@ class _Replay:
     ) -> None:
         self._requests = requests
         self._chosen = np.full(len(requests), -1, np.int32) if chosen is None else chosen
-        self._engines = [_Engine(profile, scenario) for profile, scenario in engines]
+        self._engines = [VirtualEngine(profile, scenario) for profile, scenario in engines]
         self._speeds = np.array([_speed(profile, scenario) for profile, scenario in engines])
         self._in_flight = np.zeros(len(engines))
         self._steps: list[tuple[float, int]] = []
         self._first_s = np.full(len(requests), np.nan)
-        self._sequences = _sequences_of(requests, engines[0][0].max_model_len)
+        longest = engines[0][0].max_model_len
+        self._sequences = known_sequences(requests.prompt_lens, requests.answer_lens, longest)
 
     def first_tokens_of(self, begin_s: float, end_s: float) -> F64:
         due_s = self._requests.due_s
@@ -99,39 +79,23 @@ class _Replay:
         if index < 0:
             index = int(np.argmin((self._in_flight + 1) / self._speeds))
         engine = self._engines[index]
-        engine.scheduler.submit(self._sequences[:, row : row + 1])
+        engine.submit(self._sequences[:, row : row + 1])
         self._in_flight[index] += 1
-        if not engine.runs:
+        if engine.due_s is None:
             self._begin_step(index, now_s)
 
     def _begin_step(self, index: int, now_s: float) -> None:
         engine = self._engines[index]
-        engine.runs = bool(engine.scheduler.num_running or engine.scheduler.num_waiting)
-        if engine.runs:
-            heapq.heappush(self._steps, (now_s + engine.begin_step(), index))
+        if engine.has_work:
+            heapq.heappush(self._steps, (engine.begin_step(now_s), index))
 
     def _end_step(self) -> None:
         now_s, index = heapq.heappop(self._steps)
-        new = self._engines[index].scheduler.complete()
+        new, _, _ = self._engines[index].end_step()
         fresh = new.ids[np.isnan(self._first_s[new.ids])]
         self._first_s[fresh] = now_s
         self._in_flight[index] -= int((new.finish != 0).sum())
         self._begin_step(index, now_s)
-
-
-def _sequences_of(requests: Requests, max_model_len: int) -> Sequences:
-    count = len(requests)
-    sequences = build_sequences(
-        ids=np.arange(count, dtype=np.uint64),
-        prompt_lens=requests.prompt_lens,
-        hashes=np.zeros(count, np.uint64),
-        max_tokens=requests.answer_lens,
-        seeds=np.zeros(count, np.uint64),
-        ignore_eos=np.ones(count, np.uint8),
-        max_model_len=max_model_len,
-    )
-    assert int(sequences[NUM_PROMPT].min(initial=1)) > 0
-    return sequences
 
 
 def _speed(profile: StepTimeProfile, scenario: str) -> float:

@@ -36,7 +36,7 @@ class Arrivals(Protocol):
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """`concurrency` requests are in flight at all times. Settled when as many have ended and so are spread."""
+    """`concurrency` requests are in flight, but for moments. Settled when as many have ended and so are spread."""
 
     concurrency: int
     steady: bool = field(default=True, init=False)

@@ -32,8 +32,8 @@ STOP_TIMEOUT_S = 60.0
 # Ray's sockets lie below the temp dir, and the path of a unix socket may have 107 characters at most.
 TEMP_PARENT = "/tmp"
 
-# Ray's processes idle at a fifth of a core by default, which on a small machine is the engines' to use. What is off
-# here nobody reads in a local cluster: Ray's own metrics, task events and statistics.
+# Ray's processes keep cores busy when nothing is asked of them, which on a small machine are the engines' to use.
+# What is off here nobody reads in a local cluster: Ray's own metrics, task events and statistics.
 _FREE_CORES = {
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..deployments.dispatch import LOOK_AHEAD
 from ..deployments.length_prediction import LengthPrediction
+from ..deployments.router_settings import RouterSettings
 from ..deployments.routing_policy import limit_in_flight
 from ..deployments.speed import StepLine, observe_step, token_costs
 from ..models.engine.simulated.lengths import WORKLOADS
 from ..models.engine.simulated.profile import StepTimeProfile
-from ..models.engine.simulated.sequences import Sequences, build_sequences
+from ..models.engine.simulated.sequences import known_sequences
 from ..models.engine.simulated.virtual import VirtualEngine
 from .ledger import ModelCounters, ReplicaCounters
 from .recording import Recording
@@ -33,8 +35,7 @@ I64 = NDArray[np.int64]
 TICK_S = 0.02
 REFRESH_S = 1.0
 SAMPLE_S = 1.0
-OVERCOMMIT = 0.125
-LOOK_AHEAD = 256
+OVERCOMMIT = RouterSettings().overcommit
 MAX_TOKENS = 1024
 
 
@@ -69,7 +70,8 @@ class _Replay:
         self._engines = [VirtualEngine(one.profile, one.scenario, one.slowness) for one in fleet]
         lines = {one.profile.name: _baseline_line(one) for one in fleet}
         self._lines = [lines[one.profile.name] for one in fleet]
-        self._sequences = _sequences(recording, min(one.profile.max_model_len for one in fleet))
+        longest = min(one.profile.max_model_len for one in fleet)
+        self._sequences = known_sequences(recording.prompt_lens, recording.answer_lens, longest)
         batches = [one.profile.scenario(one.scenario).limits.max_num_seqs for one in fleet]
         limits = [limit_in_flight(batch, OVERCOMMIT) for batch in batches]
         self._limit = np.array(
@@ -276,16 +278,3 @@ def _baseline_line(replica: FleetReplica) -> StepLine:
     curve, context, full = replica.profile.curve, _mean_context(replica), _full_batch(replica)
     points = [(p * d, d, curve.step_s(p * d, d, context * d)) for d in (full / 8, full / 2, full) for p in (0, 1)]
     return StepLine.from_baseline(points)
-
-
-def _sequences(recording: Recording, max_model_len: int) -> Sequences:
-    count = len(recording)
-    return build_sequences(
-        ids=np.arange(count, dtype=np.uint64),
-        prompt_lens=recording.prompt_lens,
-        hashes=np.zeros(count, np.uint64),
-        max_tokens=recording.answer_lens,
-        seeds=np.zeros(count, np.uint64),
-        ignore_eos=np.ones(count, np.uint8),
-        max_model_len=max_model_len,
-    )

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from ..models.engine.protocol import I32, U8, FinishReason, StepOutputs
 from .dispatch import Dispatcher
 from .index_pool import Indices
+from .model_state import Model
 from .replica_connections import ReplicaConnections
 from .request_table import NOWHERE, RequestTable
-from .router_state import Model, Replica
+from .router_state import Replica
 from .sinks import NO_BULK_SINK, BulkSink, Request, TokenChunk
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,12 @@ import numpy as np
 from ..models.errors import OverloadedError, UnavailableError
 from .clumping import Rate, clump_s, send_at_s
 from .index_pool import Indices
+from .model_state import Model
 from .replica_connections import ReplicaConnections
 from .replica_loads import F64, NEVER, ReplicaLoads
 from .request_table import RequestTable
 from .router_settings import RouterSettings
-from .router_state import Model, Replica
+from .router_state import Replica
 from .routing_policy import Candidates, assign, longest_first, retry_after_s, tail_room, weigh
 from .wire import Abort, Submit
 

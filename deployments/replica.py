@@ -10,7 +10,7 @@ import ray
 from ray import serve
 
 from ..models.engine.protocol import Engine
-from ..models.errors import EngineError, NfoldError
+from ..models.errors import EngineError
 from .addresses import ReplicaIdentity
 from .discovery import StartReport, publish_replica, report_start, service_keys, withdraw_replica
 from .engine_service import EngineService, ServiceSettings
@@ -117,7 +117,7 @@ class EngineThread:
 
     def _give_up(self, error: Exception) -> None:
         """Tell why the replica cannot start."""
-        told = error if isinstance(error, NfoldError) else EngineError(f"{type(error).__name__}: {error}")
+        told = EngineError.told(error)
         if self._ranks is not None:
             if isinstance(told, EngineError):  # rank 0 may have noticed only that another one is gone
                 told = self._ranks.failure(wait_s=RANK_FAILURE_WAIT_S) or told

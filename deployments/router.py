@@ -18,12 +18,13 @@ from .addresses import ReplicaAddress, ServiceKeys
 from .delivery import Delivery
 from .dispatch import Dispatcher
 from .index_pool import Indices
+from .model_state import Model
 from .replica_connections import ReplicaConnections
 from .replica_loads import ReplicaLoads
 from .request_checks import checked_bulk, checked_prompt, checked_sampling
 from .request_table import RequestTable
 from .router_settings import RouterSettings
-from .router_state import Model, Pool, Replica
+from .router_state import Pool, Replica
 from .router_stats import RouterSnapshot
 from .sinks import BulkSink, Request, Sink, TokenChunk
 from .wire import Output, Refused

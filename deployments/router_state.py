@@ -1,4 +1,4 @@
-"""What a router keeps of each replica, pool and model. Data with the small steps that keep it whole; no sockets."""
+"""What a router keeps of each replica and pool. Data with the small steps that keep it whole; no sockets."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,21 +10,13 @@ from ..models.engine.protocol import U64, StepRecord
 from .addresses import ReplicaAddress
 from .clumping import observe_shortest_step
 from .index_pool import Indices
-from .length_prediction import LengthPrediction
-from .prefix_affinity import PrefixMap
-from .replica_loads import F64, ReplicaLoads
-from .request_queue import RequestQueue
+from .replica_loads import ReplicaLoads
 from .request_table import NOWHERE, RequestTable
 from .round_trip import RoundTrip
-from .router_stats import Histogram, ModelSnapshot, PoolSnapshot, ReplicaSnapshot
+from .router_stats import Histogram, PoolSnapshot, ReplicaSnapshot
 from .routing_policy import limit_in_flight
-from .speed import StepLine, TokenCosts, observe_step, token_costs
+from .speed import StepLine, observe_step
 from .wire import ReplicaStatus
-
-# Replicas of a pool whose slowness differs by less count as equal in how fast one answer grows.
-SLOWNESS_GRAIN = 0.25
-_NO_LIMIT = 1 << 31
-_ONE = np.ones(1, np.int64)
 
 
 class ReplicaState(StrEnum):
@@ -228,101 +220,4 @@ class Replica:
             num_output_tokens=self.num_output_tokens,
             num_prompt_tokens=self.num_prompt_tokens,
             delay_s=float(self.loads.delay_s[self.number]),
-        )
-
-
-class Model:
-    """One served model.
-
-    Attributes:
-        number: its place in the router's list of models.
-        pools: with the replicas, in this order wherever arrays have one item per replica.
-        queue: requests waiting for a replica with room.
-        unserved_since_s: since when no replica could take its requests; None while one can.
-    """
-
-    def __init__(self, name: str, number: int, max_queued: int, table: RequestTable, loads: ReplicaLoads) -> None:
-        self.name = name
-        self.number = number
-        self.max_queued = max_queued
-        self.pools: list[Pool] = []
-        self.replicas: list[Replica] = []
-        self.numbers = np.zeros(0, np.int64)
-        self._pool_of = np.zeros(0, np.int64)
-        self.queue = RequestQueue(table)
-        self.answers = LengthPrediction()
-        self.prefixes = PrefixMap()
-        self.unserved_since_s: float | None = None
-        self.num_submitted = 0
-        self.num_refused = 0
-        self.num_finished = 0
-        self.num_failed = 0
-        self.num_aborted = 0
-        self.num_continued = 0
-        self.num_prompt_tokens = 0
-        self.num_output_tokens = 0
-        self._table = table
-        self._loads = loads
-
-    def note_replicas(self) -> None:
-        """The replicas of its pools are others now."""
-        self.replicas = [replica for pool in self.pools for replica in pool.replicas]
-        self.numbers = np.array([replica.number for replica in self.replicas], np.int64)
-        self._pool_of = np.repeat(np.arange(len(self.pools)), [len(pool.replicas) for pool in self.pools])
-
-    def token_costs(self, rows: Indices) -> TokenCosts:
-        """What tokens cost at these of its replicas. Pools not measured yet count as the mean of the others."""
-        full_batch = np.array([pool.full_batch for pool in self.pools], np.float64)
-        costs = token_costs([pool.line.costs for pool in self.pools], np.ones(len(self.pools)), full_batch)
-        of, slowness = self._pool_of[rows], self._loads.slowness[self.numbers[rows]]
-        # Times the steps of an answer, a noise of some per cent would outweigh the work that replicas have.
-        felt = np.maximum(np.rint(slowness / SLOWNESS_GRAIN) * SLOWNESS_GRAIN, SLOWNESS_GRAIN)
-        return TokenCosts(
-            costs.step_s[of] * felt, costs.prompt_token_s[of] * slowness, costs.output_token_s[of] * slowness
-        )
-
-    def expected_tokens(self, slots: Indices) -> F64:
-        """[N] output tokens that requests are expected to bring yet."""
-        table = self._table
-        emitted, max_tokens = table.num_emitted[slots], table.max_tokens[slots]
-        expected: F64 = np.maximum(max_tokens - emitted, 1).astype(np.float64)
-        open_ended = (table.ignore_eos[slots] == 0).nonzero()[0]
-        if len(open_ended):
-            prompt_lens = table.prompt_lens[slots[open_ended]]
-            expected[open_ended] = self.answers.remaining(prompt_lens, emitted[open_ended], max_tokens[open_ended])
-        return expected
-
-    def note_answers(self, slots: Indices) -> None:
-        """These ended. Those that could not end by themselves tell nothing of answers' lengths."""
-        table = self._table
-        slots = slots[table.ignore_eos[slots] == 0]
-        if len(slots):
-            self.answers.observe(table.prompt_lens[slots], table.num_emitted[slots])
-
-    def queued_tokens(self) -> float:
-        """Output tokens expected of what waits."""
-        return float(self.expected_tokens(self.queue.all()).sum())
-
-    def enqueue(self, slots: Indices, first: bool = False) -> None:
-        """Let them wait, at the queue's end or before all others."""
-        self._loads.has_news = True
-        if first:
-            self.queue.push_first(slots)
-        else:
-            self.queue.push(slots)
-
-    def snapshot(self) -> ModelSnapshot:
-        return ModelSnapshot(
-            model=self.name,
-            num_queued=len(self.queue),
-            num_in_flight=int(self._loads.num_in_flight[self.numbers].sum()),
-            num_submitted=self.num_submitted,
-            num_refused=self.num_refused,
-            num_finished=self.num_finished,
-            num_failed=self.num_failed,
-            num_aborted=self.num_aborted,
-            num_continued=self.num_continued,
-            num_prompt_tokens=self.num_prompt_tokens,
-            num_output_tokens=self.num_output_tokens,
-            expected_output_tokens=float(self.answers.expected(_ONE, _ONE * _NO_LIMIT)[0]),
         )

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 import ray
 
 from ..models.engine.simulated.engine import SimulatedEngine
-from ..models.errors import EngineError, NfoldError
+from ..models.errors import EngineError
 from .addresses import ReplicaIdentity, ServiceKeys
 from .discovery import StartReport, publish_replica, report_start, service_keys, withdraw_replica
 from .engine_host import EngineHost
@@ -105,7 +105,7 @@ class SimulatedHost:
             host = self._start()
         except Exception as error:  # whatever it is, whoever waits must hear of it
             logger.exception("simulated node %s could not start", self._replica_id)
-            told = error if isinstance(error, NfoldError) else EngineError(f"{type(error).__name__}: {error}")
+            told = EngineError.told(error)
             self._report("failed", str(told))
             self.ready.set_exception(told)
             return

@@ -24,6 +24,8 @@ SLOWNESS_HALF_LIFE_STEPS = 20.0
 # One odd step (a compilation, a page fault) may not turn an estimate over.
 ODD_STEP_CLAMP = 4.0
 BASELINE_WEIGHT_STEPS = 50.0
+# Replicas of a pool whose slowness differs by less count as equal in how fast one answer grows.
+SLOWNESS_GRAIN = 0.25
 # Slopes move off what they were by as much as the batches seen differ, against this share of the batch itself.
 _HOLD = 1e-4
 _SOLVE_EVERY = 16
@@ -175,6 +177,22 @@ class TokenCosts:
     def tokens_per_s(self) -> F64:
         """Output tokens at a full batch, prompts left out."""
         return 1.0 / self.output_token_s
+
+
+def costs_of_replicas(costs: TokenCosts, pool_of: I64, slowness: F64) -> TokenCosts:
+    """What tokens cost at each replica: what they cost in its pool times its own slowness.
+
+    Args:
+        costs: by pool.
+        pool_of, slowness: [K] of each replica.
+    """
+    # Times the steps of an answer, a noise of some per cent would outweigh the work that replicas have.
+    felt = np.maximum(np.rint(slowness / SLOWNESS_GRAIN) * SLOWNESS_GRAIN, SLOWNESS_GRAIN)
+    return TokenCosts(
+        costs.step_s[pool_of] * felt,
+        costs.prompt_token_s[pool_of] * slowness,
+        costs.output_token_s[pool_of] * slowness,
+    )
 
 
 def token_costs(costs: Sequence[StepCosts | None], slowness: F64, full_batch: F64) -> TokenCosts:

@@ -92,6 +92,11 @@ class UnavailableError(NfoldError):
 class EngineError(NfoldError):
     """An engine failed while it worked."""
 
+    @staticmethod
+    def told(error: Exception) -> NfoldError:
+        """`error` when users can read it, else an EngineError that names it."""
+        return error if isinstance(error, NfoldError) else EngineError(f"{type(error).__name__}: {error}")
+
 
 class PlacementError(NfoldError):
     """The cluster has no room for a bundle; the message says which bundle does not fit on which node."""

@@ -46,6 +46,20 @@ def sequences_of(batches: Sequence[SubmitBatch], max_model_len: int) -> tuple[Se
     return sequences[:, served], request_ids[~served]
 
 
+def known_sequences(prompt_lens: I32, answer_lens: I32, max_model_len: int) -> Sequences:
+    """Requests by their lengths alone, for virtual time: id i is row i, and nobody reads what they answer."""
+    count = len(prompt_lens)
+    return build_sequences(
+        ids=np.arange(count, dtype=np.uint64),
+        prompt_lens=prompt_lens,
+        hashes=np.zeros(count, np.uint64),
+        max_tokens=answer_lens,
+        seeds=np.zeros(count, np.uint64),
+        ignore_eos=np.ones(count, np.uint8),
+        max_model_len=max_model_len,
+    )
+
+
 def build_sequences(
     *, ids: U64, prompt_lens: I32, hashes: U64, max_tokens: I32, seeds: U64, ignore_eos: U8, max_model_len: int
 ) -> Sequences:

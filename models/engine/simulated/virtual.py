@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .lengths import WORKLOADS
 from .profile import LoadgenRun, StepTimeProfile
 from .scheduler import NewTokens, SimulatedScheduler, StepWork
-from .sequences import Sequences, build_sequences
+from .sequences import Sequences, known_sequences
 
 F64 = NDArray[np.float64]
 
@@ -74,27 +74,12 @@ def make_load(profile: StepTimeProfile, run: LoadgenRun, *, share: float = 1.0, 
         gaps_s = random.gamma(profile.num_accelerators, 1 / run.samples_per_s, count)
         # The published rate is that of the issued requests, not the one aimed at.
         arrivals_s = np.cumsum(gaps_s) * (count * profile.num_accelerators / run.samples_per_s / gaps_s.sum())
-    sequences = build_sequences(
-        ids=np.arange(count, dtype=np.uint64),
-        prompt_lens=prompt_lens,
-        hashes=np.zeros(count, np.uint64),
-        max_tokens=answer_lens,
-        seeds=np.zeros(count, np.uint64),
-        ignore_eos=np.ones(count, np.uint8),
-        max_model_len=profile.max_model_len,
-    )
-    return Load(arrivals_s, sequences, answer_lens)
+    return Load(arrivals_s, known_sequences(prompt_lens, answer_lens, profile.max_model_len), answer_lens)
 
 
 def replay(profile: StepTimeProfile, scenario: str, load: Load) -> RunResult:
     """Run `load` to its end on one accelerator with the settings of `scenario`."""
-    curve, limits = profile.curve, profile.scenario(scenario).limits
-    scheduler = SimulatedScheduler(
-        limits,
-        kv_capacity_tokens=profile.kv_capacity_tokens,
-        max_model_len=profile.max_model_len,
-        vocab_size=profile.vocab_size,
-    )
+    engine = VirtualEngine(profile, scenario)
     count = len(load.arrivals_s)
     first_s, end_s = np.zeros(count), np.zeros(count)
     seen = np.zeros(count, np.bool_)
@@ -103,15 +88,14 @@ def replay(profile: StepTimeProfile, scenario: str, load: Load) -> RunResult:
     while num_ended < count:
         arrived = int(np.searchsorted(load.arrivals_s, now_s, side="right"))
         if arrived > num_submitted:
-            scheduler.submit(load.sequences[:, num_submitted:arrived])
+            engine.submit(load.sequences[:, num_submitted:arrived])
             num_submitted = arrived
-        if not (scheduler.num_running or scheduler.num_waiting):
+        if not engine.has_work:
             now_s = float(load.arrivals_s[num_submitted])
             continue
-        work = scheduler.compose(limits.max_num_seqs)
-        sum_running += scheduler.num_running
-        now_s += curve.step_s(work.num_prefill_tokens, work.num_decode_tokens, work.num_kv_tokens)
-        new = scheduler.complete()
+        now_s = engine.begin_step(now_s)
+        sum_running += engine.num_running
+        new, _, _ = engine.end_step()
         fresh = new.ids[~seen[new.ids]]
         first_s[fresh], seen[fresh] = now_s, True
         ended = new.ids[new.finish != 0]
@@ -129,7 +113,7 @@ def replay(profile: StepTimeProfile, scenario: str, load: Load) -> RunResult:
         tpot_s=((end_s - first_s) / np.maximum(load.answer_lens - 1, 1))[load.answer_lens > 1],
         mean_running=sum_running / len(times_s),
         num_steps=len(times_s),
-        num_preemptions=scheduler.num_preemptions,
+        num_preemptions=engine.num_preemptions,
     )
 
 
@@ -154,15 +138,22 @@ class VirtualEngine:
         )
         self._running: tuple[StepWork, float] | None = None
         self.due_s: float | None = None
-        self.num_preemptions = 0
 
     @property
     def has_work(self) -> bool:
         return bool(self._scheduler.num_running or self._scheduler.num_waiting)
 
     @property
+    def num_running(self) -> int:
+        return self._scheduler.num_running
+
+    @property
     def num_waiting(self) -> int:
         return self._scheduler.num_waiting
+
+    @property
+    def num_preemptions(self) -> int:
+        return self._scheduler.num_preemptions
 
     def submit(self, sequences: Sequences) -> None:
         """Requests that each fit the KV cache alone."""
@@ -183,6 +174,4 @@ class VirtualEngine:
         assert self._running is not None
         (work, step_s), self._running = self._running, None
         self.due_s = None
-        new = self._scheduler.complete()
-        self.num_preemptions = self._scheduler.num_preemptions
-        return new, work, step_s
+        return self._scheduler.complete(), work, step_s
