@@ -116,32 +116,43 @@ class Dispatcher:
         slots = model.queue.first(max(count, LOOK_AHEAD) if is_batch else count)
         prompt_tokens = table.prompt_lens[slots] + table.num_emitted[slots]
         output_tokens = model.expected_tokens(slots)
+        if len(rows) == 1 and not is_batch and self._settings.prefix_affinity_s <= 0.0:
+            chosen = np.zeros(len(slots), np.int64)  # nothing to weigh
+            model.queue.pop(len(slots))
+        else:
+            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens)
+            if is_batch:
+                order = longest_first(output_tokens)
+                room = tail_room(float(costs.mean()), len(model.queue), candidates)
+                chosen = assign(costs[order], replace(candidates, room=room))
+                picked = order[: len(chosen)]
+                rest = np.sort(order[len(chosen) :])
+                model.queue.pop(len(slots))
+                model.queue.push_first(slots[rest])
+                slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
+            else:
+                chosen = self._assign_near_prefixes(model, slots, numbers, costs, candidates)
+                model.queue.pop(len(slots))
+        if len(slots):
+            self._bind(slots, numbers[chosen], prompt_tokens, output_tokens)
+            self._put_in_outboxes(model, slots, numbers[chosen], now_s)
+
+    def _weigh(
+        self, model: Model, rows: Indices, room: Indices, prompt_tokens: Indices, output_tokens: F64
+    ) -> tuple[F64, Candidates]:
+        """What requests cost, and what the replicas in these `rows` of the model's have to do already."""
+        numbers = model.numbers[rows]
         mean_prompt, mean_output = float(prompt_tokens.mean()), float(output_tokens.mean())
         candidates, weight = weigh(
             room,
-            *loads.backlog(numbers, mean_prompt, mean_output),
+            *self._loads.backlog(numbers, mean_prompt, mean_output),
             model.token_costs(rows),
-            loads.delay_s[numbers],
+            self._loads.delay_s[numbers],
             mean_prompt=mean_prompt,
             mean_output=mean_output,
             steps=mean_output,
         )
-        costs = weight * prompt_tokens + output_tokens
-        if is_batch:
-            order = longest_first(output_tokens)
-            candidates = replace(candidates, room=tail_room(float(costs.mean()), len(model.queue), candidates))
-            chosen = assign(costs[order], candidates)
-            picked = order[: len(chosen)]
-            rest = np.sort(order[len(chosen) :])
-            model.queue.pop(len(slots))
-            model.queue.push_first(slots[rest])
-            slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
-        else:
-            chosen = self._assign_near_prefixes(model, slots, numbers, costs, candidates)
-            model.queue.pop(len(slots))
-        if len(slots):
-            self._bind(slots, numbers[chosen], prompt_tokens, output_tokens)
-            self._put_in_outboxes(model, slots, numbers[chosen], now_s)
+        return weight * prompt_tokens + output_tokens, candidates
 
     def _assign_near_prefixes(
         self, model: Model, slots: Indices, numbers: Indices, costs: F64, candidates: Candidates
