@@ -27,12 +27,14 @@ class SimulatedNodesConfig(Section):
         accelerators: healthy accelerators of each.
         hosts_per_ray_node: simulated nodes that one Ray node carries; each stays a process of its own. A Ray node
             takes some 150 MB and a second or two to start.
+        max_nodes: how many Ray's autoscaler may bring it to; None where no node comes or goes.
     """
 
     accelerator: str
     nodes: PositiveInt = 1
     accelerators: PositiveInt = 8
     hosts_per_ray_node: PositiveInt = 1
+    max_nodes: PositiveInt | None = None
 
     @field_validator("accelerator")
     @classmethod
@@ -42,6 +44,16 @@ class SimulatedNodesConfig(Section):
             raise ValueError(f"must be one of {', '.join(known)}, which there are profiles of")
         return name
 
+    @model_validator(mode="after")
+    def _grows_by_whole_nodes(self) -> Self:
+        if self.max_nodes is None:
+            return self
+        if self.max_nodes < self.nodes:
+            raise ValueError(f"max_nodes: got {self.max_nodes}; there are {self.nodes} nodes to start with")
+        if self.hosts_per_ray_node != 1:
+            raise ValueError("hosts_per_ray_node must be 1 with max_nodes: nodes come and go as Ray nodes")
+        return self
+
 
 class LocalClusterConfig(Section):
     """Several Ray nodes on this machine.
@@ -50,11 +62,13 @@ class LocalClusterConfig(Section):
         simulated_nodes: nodes with simulated accelerators and no cores; they come after those with cores.
         nodes: how many to start with that have CPU cores of their own; 2, or none beside simulated ones. The first
             Ray node of all is the head, and serves too.
+        max_nodes: how many of those with cores Ray's autoscaler may bring it to; None where none comes or goes.
         cores_per_node: `auto` shares this machine's cores evenly, one per node at least.
     """
 
     simulated_nodes: tuple[SimulatedNodesConfig, ...] = ()
     nodes: Annotated[int, Field(ge=0)] = 2
+    max_nodes: PositiveInt | None = None
     cores_per_node: Literal["auto"] | PositiveInt = "auto"
 
     @model_validator(mode="before")
@@ -70,6 +84,20 @@ class LocalClusterConfig(Section):
         if not nodes and not info.data.get("simulated_nodes"):
             raise ValueError("should be greater than or equal to 1 where there are no simulated_nodes")
         return nodes
+
+    @field_validator("max_nodes")
+    @classmethod
+    def _has_room(cls, max_nodes: int | None, info: ValidationInfo) -> int | None:
+        if max_nodes is not None and max_nodes < info.data.get("nodes", 0):
+            raise ValueError(f"there are {info.data['nodes']} nodes to start with")
+        return max_nodes
+
+    @property
+    def is_autoscaled(self) -> bool:
+        """Whether Ray's autoscaler runs: nodes of some kind may come and go."""
+        return any(
+            most is not None for most in (self.max_nodes, *(each.max_nodes for each in self.simulated_nodes))
+        )
 
 
 class ClusterConfig(Section):

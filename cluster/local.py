@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from ..models.errors import StateError
 from ..models.settings import Settings
 from .config import LocalClusterConfig, NfoldConfig
 from .local_cores import cores_per_node
-from .local_shape import ray_nodes
+from .local_shape import RayNodeShape, ray_nodes
 from .orders import Orders
+from .provider.local_types import AUTOSCALER_ENVIRONMENT, local_autoscaling
 from .run_state import LocalNode, LocalRun, RunState, auth_token, clean_if_dead, find_run, run_directory
 
 START_TIMEOUT_S = 60.0
@@ -53,15 +54,21 @@ def plan_local(config: NfoldConfig, local: LocalClusterConfig, home: Path) -> Or
     Raises:
         ConfigError: more cores are wanted than this machine has.
     """
-    cores = cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), max(1, local.nodes))
+    num_computing = max(1, local.max_nodes or local.nodes)
+    cores = cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), num_computing)
     temp_dir = Path(tempfile.mkdtemp(prefix="nfold-", dir=TEMP_PARENT))
     environment = ray_environment(config.http, temp_dir) | _cluster_environment(home, temp_dir)
+    nodes, autoscaling = ray_nodes(local, cores), None
+    if local.is_autoscaled:
+        autoscaling = local_autoscaling(run_directory(home, config.name), local, nodes, cores)
+        environment |= AUTOSCALER_ENVIRONMENT
     return Orders(
         config=config,
-        nodes=ray_nodes(local, cores),
+        nodes=nodes,
         cores_per_node=cores,
         temp_dir=temp_dir,
         environment=environment,
+        autoscaling=autoscaling,
     )
 
 
@@ -147,13 +154,17 @@ def _tail(log: Path, num_lines: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-num_lines:])
 
 
-def add_node(run: LocalRun) -> LocalNode:
-    """Start one more node.
+def add_node(run: LocalRun, shape: RayNodeShape | None = None, instance_id: str = "") -> LocalNode:
+    """Start one more node; without a shape, one that computes as the first ones do.
+
+    Args:
+        instance_id: as Ray's autoscaler knows it, when it asks.
 
     Raises:
         StateError: it does not start.
     """
-    return LocalNode.model_validate(_ask(run, {"do": "add_node"}, NODE_TIMEOUT_S)["node"])
+    order = {"do": "add_node", "shape": shape.model_dump() if shape else None, "instance_id": instance_id}
+    return LocalNode.model_validate(_ask(run, order, NODE_TIMEOUT_S)["node"])
 
 
 def remove_node(run: LocalRun, name: str) -> None:
@@ -180,7 +191,7 @@ def stop(run: LocalRun) -> None:
         supervisor.wait(STOP_TIMEOUT_S)
 
 
-def _ask(run: LocalRun, request: dict[str, object], timeout_s: float) -> dict[str, Any]:
+def _ask(run: LocalRun, request: Mapping[str, object], timeout_s: float) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)

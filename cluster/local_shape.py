@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from ..deployments.placement import NodeResources, simulated_resources
+from ..deployments.simulated_config import SIMULATED_PREFIX
 from .config import LocalClusterConfig, SimulatedNodesConfig
+
+# The type of nodes that have cores and compute.
+COMPUTING_TYPE = "cpu"
 
 
 class RayNodeShape(BaseModel):
@@ -14,17 +18,19 @@ class RayNodeShape(BaseModel):
     Attributes:
         num_cores: of this machine, which its replicas are pinned to; 0 for one that carries simulated nodes.
         resources: what else Ray is told that it has.
+        node_type: as the autoscaler knows it, where one runs.
     """
 
     model_config = ConfigDict(frozen=True)
 
     num_cores: int
     resources: dict[str, float] = {}
+    node_type: str = ""
 
 
 def ray_nodes(local: LocalClusterConfig, cores_per_node: int) -> tuple[RayNodeShape, ...]:
     """All Ray nodes to start with, the head first."""
-    computing = [RayNodeShape(num_cores=cores_per_node)] * local.nodes
+    computing = [computing_shape(cores_per_node)] * local.nodes
     return (*computing, *(shape for group in local.simulated_nodes for shape in _simulated(group)))
 
 
@@ -36,9 +42,20 @@ def _simulated(group: SimulatedNodesConfig) -> list[RayNodeShape]:
             resources=simulated_resources(
                 group.accelerator, group.accelerators, min(group.hosts_per_ray_node, group.nodes - start)
             ),
+            node_type=simulated_type(group),
         )
         for start in starts
     ]
+
+
+def computing_shape(num_cores: int) -> RayNodeShape:
+    """A node whose cores compute."""
+    return RayNodeShape(num_cores=num_cores, node_type=COMPUTING_TYPE)
+
+
+def simulated_type(group: SimulatedNodesConfig) -> str:
+    """The type of this group's nodes, such as `simulated-MI300X-8`."""
+    return f"{SIMULATED_PREFIX}{group.accelerator}-{group.accelerators}"
 
 
 def expected_nodes(shapes: Sequence[RayNodeShape]) -> list[NodeResources]:

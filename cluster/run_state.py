@@ -30,6 +30,8 @@ class LocalNode(BaseModel):
         node_id: Ray's, in hex.
         cores: this machine's cores that its replicas are pinned to.
         shares_cores: another node has some of the same, so the two are no measurement of two nodes.
+        node_type: as Ray's autoscaler knows it, where one runs.
+        instance_id: of this node alone, also among those that are gone; where an autoscaler runs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,6 +40,8 @@ class LocalNode(BaseModel):
     node_id: str
     cores: tuple[int, ...]
     shares_cores: bool = False
+    node_type: str = ""
+    instance_id: str = ""
 
 
 class LocalRun(BaseModel):
@@ -124,7 +128,7 @@ def find_run(home: Path, name: str | None) -> RunState:
             f"the local cluster {directory.name} is gone: its supervisor ended without `nfold down`. Its traces "
             f"are cleaned now; {directory / 'supervisor.log'} may tell why. Start again with `nfold serve`"
         )
-    return _read_state(directory)
+    return read_state(directory)
 
 
 def check_not_running(home: Path, name: str) -> None:
@@ -145,7 +149,7 @@ def clean_if_dead(directory: Path) -> bool:
     Returns:
         Whether there was anything to clean.
     """
-    if not _is_recorded(directory) or (local := _read_state(directory).local) is None:
+    if not _is_recorded(directory) or (local := read_state(directory).local) is None:
         return False
     lock = try_lock(directory)
     if lock is None:
@@ -161,7 +165,12 @@ def _is_recorded(directory: Path) -> bool:
     return (directory / "state.json").exists()
 
 
-def _read_state(directory: Path) -> RunState:
+def read_state(directory: Path) -> RunState:
+    """What is recorded in this folder.
+
+    Raises:
+        StateError: another version of nfold wrote it.
+    """
     try:
         return RunState.model_validate_json((directory / "state.json").read_text())
     except ValidationError as error:

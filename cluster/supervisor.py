@@ -4,7 +4,8 @@ It gets its `Orders` as one line of JSON on standard input, tells how the start 
 object per line (`{"progress": text}`, at last `{"ready": true}` or `{"error": text}`), and from then on answers
 requests on a unix socket, one JSON object per connection and direction:
 
-    {"do": "add_node"}                    {"node": LocalNode}
+    {"do": "add_node", "shape": ...,      {"node": LocalNode}; shape null means one that computes as the first ones
+     "instance_id": ...}
     {"do": "remove_node", "name": ...}    {}
     {"do": "stop"}                        {} when all is gone but this process
     whatever fails                        {"error": text}
@@ -25,7 +26,7 @@ from types import FrameType
 from typing import Any, cast
 
 from .local_nodes import LocalNodes
-from .local_shape import RayNodeShape
+from .local_shape import RayNodeShape, computing_shape
 from .orders import Orders
 from .processes import end_session
 from .run_state import LocalRun, RunState, forget_state, try_lock, write_state
@@ -73,8 +74,11 @@ class Supervisor(socketserver.UnixStreamServer):
 
     def answer(self, request: dict[str, Any]) -> dict[str, object]:
         match request:
-            case {"do": "add_node"}:
-                node = self._nodes.add(RayNodeShape(num_cores=self._orders.cores_per_node))
+            case {"do": "add_node", "shape": shape, "instance_id": str(instance_id)}:
+                like_the_first = computing_shape(self._orders.cores_per_node)
+                node = self._nodes.add(
+                    RayNodeShape.model_validate(shape) if shape else like_the_first, instance_id=instance_id
+                )
                 self._take_signals()
                 self.record()
                 return {"node": node.model_dump()}
@@ -139,7 +143,7 @@ def main() -> None:
 
 
 def _supervise(directory: Path, orders: Orders, tell: Tell) -> None:
-    nodes = LocalNodes()
+    nodes = LocalNodes(orders.write_autoscaling())
     try:
         for number, shape in enumerate(orders.nodes, 1):
             tell({"progress": f"starting node {number} of {len(orders.nodes)}"})
