@@ -16,6 +16,7 @@ from ..models.engine.protocol import Engine, StepOutputs
 from ..models.errors import EngineError
 from .addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys, this_host
 from .gateway_sessions import GatewaySession, GatewaySessions
+from .step_account import NO_STEPS, StepAccount, StepTotals
 from .transport import ReplicaSocket, SocketHost
 from .wire import (
     WIRE_VERSION,
@@ -62,12 +63,14 @@ class ServiceSettings:
         status_s: seconds between two Status messages.
         gateway_dead_after_s: a router that says nothing for so long is gone. (One that closes or dies is noticed
             with the next message for it.)
+        accounts_steps: its status tells what the ledger needs of its steps.
     """
 
     ipc_parent: Path | None = None
     tcp_host: str | None = None
     status_s: float = 1.0
     gateway_dead_after_s: float = 15.0
+    accounts_steps: bool = True
 
 
 class EngineService:
@@ -107,6 +110,8 @@ class EngineService:
         self._failure: Exception | None = None
         self._mark_s = self._status_due_s = clock()
         self._has_step = False
+        self._step_since_s = self._mark_s  # of a paced engine
+        self._account = StepAccount() if settings.accounts_steps else None
         self._away_s = 0.0  # since it looked for messages last
         self._status = ReplicaStatus(
             stats=engine.stats(),
@@ -212,7 +217,9 @@ class EngineService:
         if step_at_s is not None and step_at_s <= self._mark_s:
             self._step()
             step_at_s = self._paced.next_step_at()
-        self._has_step = self._engine.has_work()
+        had_step, self._has_step = self._has_step, self._engine.has_work()
+        if self._has_step and not had_step:
+            self._step_since_s = self._mark_s
         self._overhead_s += self._lap()
         if step_at_s is None:
             return self._mark_s if self._draining else self._status_due_s
@@ -241,6 +248,9 @@ class EngineService:
         began_s = self._mark_s
         outputs = self._engine.step()
         self._busy_s += self._lap()
+        self._step_since_s = self._mark_s
+        if self._account is not None:
+            self._account.add(outputs.step, self._sessions.num_in_flight())
         self._send_outputs(outputs)
         self._away_s = self._clock() - began_s
 
@@ -351,12 +361,18 @@ class EngineService:
             num_messages_in=self._num_in,
             num_messages_out=self._num_out,
             num_rejected_messages=self._num_rejected,
+            steps=self._step_totals(),
         )
         frames = encode(Status(self._status))
         for session in self._sessions:
             if not self._send(session.peer, frames):
                 self._close_session(session, "its connection is lost")
         self._status_due_s = now_s + self._settings.status_s
+
+    def _step_totals(self) -> StepTotals:
+        if self._account is None:
+            return NO_STEPS
+        return self._account.totals(self._mark_s - self._step_since_s if self._has_step else 0.0)
 
     def _send(self, peer: bytes, frames: Frames) -> bool:
         sent = self._socket.send(peer, frames)

@@ -303,6 +303,7 @@ class Router:
             replica, message = received
             model = self._models[replica.address.model]
             if isinstance(message, Output):
+                replica.book_in_flight(self._clock())
                 self._delivery.take_in(replica, model, message.outputs)
                 replica.note_step_end(message.outputs.step.step_s, message.num_in_flight, self._clock())
             else:
@@ -326,7 +327,9 @@ class Router:
         self._table.num_attempts[slots[sent]] += 1
         self._requeue(model, slots)
         is_lost = self._table.num_attempts[slots] >= self.settings.max_attempts
-        model.num_continued += int((sent & ~is_lost).sum())
+        again = slots[sent & ~is_lost]
+        model.num_continued += len(again)
+        model.num_continued_tokens += int((self._table.prompt_lens[again] + self._table.num_emitted[again]).sum())
         lost = f"{self.settings.max_attempts} replicas were lost under this request"
         self._delivery.fail(model, slots[is_lost], f"{lost}; the last: {replica.reason}")
         self._set_pending()

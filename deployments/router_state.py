@@ -104,6 +104,8 @@ class Replica:
         self.status_s = 0.0
         self.num_output_tokens = 0
         self.num_prompt_tokens = 0
+        self.status_in_flight_s = 0.0
+        self._in_flight_s, self._in_flight_until_s = 0.0, now_s
         self._round_trip = RoundTrip()
         self._state = ReplicaState.CONNECTING
         self._listed = True
@@ -189,7 +191,14 @@ class Replica:
         alone = self.status is not None and self.status.num_gateways <= 1
         self.loads.set_others(self.number, 0 if alone else max(0, num_in_flight - self.num_in_flight))
 
+    def book_in_flight(self, now_s: float) -> None:
+        """Ask before each message that may change it. Requests bound meanwhile count from the message before."""
+        self._in_flight_s += self.num_in_flight * (now_s - self._in_flight_until_s)
+        self._in_flight_until_s = now_s
+
     def note_status(self, status: ReplicaStatus, now_s: float) -> None:
+        self.book_in_flight(now_s)
+        self.status_in_flight_s = self._in_flight_s
         self.status = status
         self.status_s = now_s
         self.note_in_flight(status.stats.num_running + status.stats.num_waiting)
@@ -220,4 +229,5 @@ class Replica:
             num_output_tokens=self.num_output_tokens,
             num_prompt_tokens=self.num_prompt_tokens,
             delay_s=float(self.loads.delay_s[self.number]),
+            in_flight_s=self.status_in_flight_s,
         )

@@ -72,6 +72,8 @@ class ReplicaSnapshot:
         outstanding_tokens: prompt and expected output tokens not yet seen computed, this router's.
         tokens_per_s: estimated speed at a full batch; None before its pool was measured.
         delay_s: one way to it; 0 before it was measured.
+        in_flight_s: request-seconds that this router had bound to it, when the status came: what the replica's own
+            `held_s` lacks of it, all routers together, was on its way there or back.
         status: the latest that it sent, None before the first.
         status_age_s: seconds since then.
         num_output_tokens, num_prompt_tokens: totals that came through this router.
@@ -90,6 +92,7 @@ class ReplicaSnapshot:
     num_output_tokens: int
     num_prompt_tokens: int
     delay_s: float = 0.0
+    in_flight_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class ModelSnapshot:
     Attributes:
         num_refused: by a full queue (OverloadedError) or for want of a replica (UnavailableError).
         num_continued: moved to another replica because theirs died.
+        num_continued_tokens: prompt and answer of these so far, which are computed again there.
         num_prompt_tokens: of requests that brought their first token.
         expected_output_tokens: what the router expects of an answer.
     """
@@ -115,6 +119,7 @@ class ModelSnapshot:
     num_prompt_tokens: int
     num_output_tokens: int
     expected_output_tokens: float
+    num_continued_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..models.engine.protocol import U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
 from .array_frame import ArrayFrame, Arrays, WireError, pack
+from .step_account import NO_STEPS, StepTotals
 
 WIRE_VERSION = 2
 REQUEST_ID_BITS = 40
@@ -39,6 +40,7 @@ class ReplicaStatus:
         num_gateways: routers connected.
         num_messages_in, num_messages_out: wire messages, totals.
         num_rejected_messages: of those in, the malformed or unwelcome.
+        steps: what its steps add up to, for the ledger.
     """
 
     stats: EngineStats
@@ -50,6 +52,7 @@ class ReplicaStatus:
     num_messages_in: int
     num_messages_out: int
     num_rejected_messages: int
+    steps: StepTotals = NO_STEPS
 
 
 class _Plain(msgspec.Struct, frozen=True, array_like=True):

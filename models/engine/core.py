@@ -69,6 +69,8 @@ class EngineCore:
         schedule = self._scheduler.schedule()
         for request in schedule.admitted:
             self._sampling.set(request)
+        num_computed = self._scheduler.table.num_computed_tokens[schedule.slots]
+        num_kv_tokens = int((num_computed + schedule.num_new_tokens).sum())
         rows = self._compute(schedule) if len(schedule.slots) else OutputRows.none()
         rejected, self._rejected = self._rejected, []
         step_s = time.perf_counter() - start_s
@@ -79,6 +81,8 @@ class EngineCore:
             num_prefill_tokens=schedule.num_prefill_tokens,
             num_decode_tokens=schedule.num_decode_tokens,
             num_recomputed_tokens=schedule.num_recomputed_tokens,
+            num_kv_tokens=num_kv_tokens,
+            num_left_waiting=self._scheduler.num_waiting,
         )
         return StepOutputs(*rows.and_errors(rejected), step=record)
 

@@ -138,12 +138,16 @@ class StepRecord:
         num_prefill_tokens: prompt tokens computed in this step.
         num_decode_tokens: tokens computed in this step for requests past their prompt.
         num_recomputed_tokens: of both, those that had been computed before (preemption).
+        num_kv_tokens: context that the step's requests hold when it is done; stays at the replica.
+        num_left_waiting: requests that were there when it began and had no room in it; stays at the replica.
     """
 
     step_s: float
     num_prefill_tokens: int
     num_decode_tokens: int
     num_recomputed_tokens: int
+    num_kv_tokens: int = 0
+    num_left_waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,8 @@ class SimulatedEngine:
             num_prefill_tokens=work.num_prefill_tokens,
             num_decode_tokens=work.num_decode_tokens,
             num_recomputed_tokens=work.num_recomputed_tokens,
+            num_kv_tokens=work.num_kv_tokens,
+            num_left_waiting=self._scheduler.num_left_waiting,
         )
         new = NewTokens.none() if work is _NO_WORK else self._scheduler.complete()
         self._count(record, len(new.ids))

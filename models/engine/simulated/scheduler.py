@@ -86,6 +86,7 @@ class SimulatedScheduler:
         self._steps_since_prefill = 0
         self.num_kv_tokens = 0  # tokens in the KV cache
         self.num_waiting = 0
+        self.num_left_waiting = 0  # had no room in the composed step
         self.num_preemptions = 0
 
     @property
@@ -115,6 +116,7 @@ class SimulatedScheduler:
         budget = self._limits.max_num_batched_tokens - work.num_tokens
         if budget > 0 and self._may_prefill():
             work = self._admit(work, max_num_seqs - self.num_running, budget)
+        self.num_left_waiting = self.num_waiting - sum(chunk.shape[1] for chunk in self._arrived)
         self._queue_arrived()
         return work
 
