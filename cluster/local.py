@@ -20,10 +20,9 @@ from ..deployments.ray_environment import ray_environment
 from ..models.errors import StateError
 from ..models.settings import Settings
 from .config import LocalClusterConfig, NfoldConfig
-from .local_cores import cores_per_node
 from .local_shape import RayNodeShape, ray_nodes
 from .orders import Orders
-from .provider.local_types import AUTOSCALER_ENVIRONMENT, local_autoscaling
+from .provider.local_types import AUTOSCALER_ENVIRONMENT, cores_of_a_node, local_autoscaling
 from .run_state import LocalNode, LocalRun, RunState, auth_token, clean_if_dead, find_run, run_directory
 
 START_TIMEOUT_S = 60.0
@@ -54,8 +53,7 @@ def plan_local(config: NfoldConfig, local: LocalClusterConfig, home: Path) -> Or
     Raises:
         ConfigError: more cores are wanted than this machine has.
     """
-    num_computing = max(1, local.max_nodes or local.nodes)
-    cores = cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), num_computing)
+    cores = cores_of_a_node(local)
     temp_dir = Path(tempfile.mkdtemp(prefix="nfold-", dir=TEMP_PARENT))
     environment = ray_environment(config.http, temp_dir) | _cluster_environment(home, temp_dir)
     nodes, autoscaling = ray_nodes(local, cores), None

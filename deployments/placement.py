@@ -81,7 +81,7 @@ def replicas_that_fit(pool: PoolConfig, nodes: Sequence[NodeResources]) -> int:
     """Replicas of this pool alone that the free resources hold: with tp 1, seven on a node with 7 of 8 GPUs."""
     rooms = [dict(node.free) for node in nodes]
     count = 0
-    while _take_room(pool, rooms):
+    while take_room(pool, rooms):
         count += 1
     return count
 
@@ -104,12 +104,12 @@ def check_fit(pools: Mapping[str, PoolConfig], nodes: Sequence[NodeResources]) -
     counts = dict.fromkeys(pools, 0)
     for name, pool in by_size:
         for _ in range(pool.num_replicas or 1):
-            if not _take_room(pool, rooms):
+            if not take_room(pool, rooms):
                 raise PlacementError(_explain(name, pool, counts[name], nodes, rooms))
             counts[name] += 1
     filling = [(name, pool) for name, pool in by_size if pool.num_replicas is None]
     while filling:
-        filling = [(name, pool) for name, pool in filling if _take_room(pool, rooms)]
+        filling = [(name, pool) for name, pool in filling if take_room(pool, rooms)]
         for name, _ in filling:
             counts[name] += 1
     return counts
@@ -123,7 +123,7 @@ def _replica_total(pool: PoolConfig) -> dict[str, float]:
     return {resource: amount * pool.tp for resource, amount in _bundle(pool).items()}
 
 
-def _take_room(pool: PoolConfig, rooms: list[dict[str, float]]) -> bool:
+def take_room(pool: PoolConfig, rooms: list[dict[str, float]]) -> bool:
     """Take one replica out of the first node with room; False when none has."""
     wanted = _replica_total(pool)
     for room in rooms:

@@ -1,5 +1,6 @@
 """Which kinds of nodes a local cluster can be given more of. No Ray here."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,23 @@ from ...deployments.placement import CPU, simulated_resources
 from ...deployments.simulated_config import SIMULATED_PREFIX
 from ..config import LocalClusterConfig
 from ..controller.actuation import NodeType
+from ..local_cores import cores_per_node
 from ..local_shape import COMPUTING_TYPE, RayNodeShape, simulated_type
 from .autoscaling import NODE_TYPE_LABEL, autoscaling_config
 
 PROVIDER = "nfold.cluster.provider.local_machine.LocalMachine"
 # Ray must find this when it starts, and clients when they ask for nodes.
 AUTOSCALER_ENVIRONMENT = {"RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+
+
+def cores_of_a_node(local: LocalClusterConfig) -> int:
+    """CPU cores of each node that computes, on this machine.
+
+    Raises:
+        ConfigError: a node is to have more cores than there are.
+    """
+    num_nodes = max(1, local.max_nodes or local.nodes)
+    return cores_per_node(local.cores_per_node, sorted(os.sched_getaffinity(0)), num_nodes)
 
 
 def local_node_types(local: LocalClusterConfig, num_cores: int) -> tuple[NodeType, ...]:
