@@ -35,6 +35,7 @@ class Demand:
         peak: the most that was asked for of late, for giving nodes back.
         lead_s: until then.
         backlog_tokens: queued that will still wait then, if nothing is added.
+        queue_tokens: that will wait then, with what comes until then.
         planned: that nodes should be able to do: what is expected, at the utilisation that is aimed at, and the
             backlog in the time that is set for it.
     """
@@ -44,6 +45,7 @@ class Demand:
     peak: float
     lead_s: float
     backlog_tokens: float
+    queue_tokens: float
     planned: float
 
 
@@ -84,6 +86,7 @@ def estimate(
         peak=max([now, expected, *recent]),
         lead_s=lead_s,
         backlog_tokens=backlog,
+        queue_tokens=max(0.0, load.queued_tokens + (now - capacity) * lead_s),
         planned=expected / settings.target_utilisation + backlog / settings.backlog_within_s,
     )
 

@@ -269,7 +269,7 @@ class Memory:
     decision: int = 0
     models: Mapping[str, ModelMemory] = field(default_factory=dict[str, ModelMemory])
     failures: tuple[NodeFailure, ...] = ()
-    times: StartTimes = StartTimes()
+    times: StartTimes = field(default_factory=StartTimes)
     quarantine: tuple[Quarantine, ...] = ()
     slow_since_s: Mapping[str, float] = field(default_factory=dict[str, float])
     leaving: tuple[str, ...] = ()

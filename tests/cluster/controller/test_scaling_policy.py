@@ -231,7 +231,7 @@ def test_prices_decide_the_generation(prices: dict[str, float], chosen: str) -> 
 
     assert list(run.last.after) == [chosen]
     assert run.last.prediction is not None
-    assert run.last.prediction.tokens_per_s == 2400.0
+    assert run.last.prediction.capacity == 3000.0
 
 
 def test_the_costliest_tokens_are_given_back_first() -> None:
@@ -315,7 +315,7 @@ def test_nothing_is_given_back_when_nobody_looked() -> None:
 
 
 def test_load_that_comes_back_makes_it_patient() -> None:
-    """Bursts every 40 minutes: the first times nodes are given back between them, from the third on they are kept."""
+    """Bursts every 40 minutes: at first nodes are given back between them, from the third on they are kept."""
 
     def asked_for(time_s: float) -> float:
         return 3500.0 if (time_s - 1_000_000.0) % 2400.0 < 900.0 else 800.0
