@@ -19,7 +19,6 @@ from .settings import HealthSettings
 from .snapshot import Memory, Quarantine, ReplicaSigns
 
 OUT = ("draining", "lost", "refused")
-FORGET_SLOW_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,9 @@ def decide_health(
     by_id = {signs.replica_id: signs for signs in replicas}
     for quarantine in kept:
         signs = by_id[quarantine.replica_id]
-        if not quarantine.replaced and _is_well_again(signs, quarantine, settings, time_s):
+        if not quarantine.replaced and _is_well_again(
+            signs, quarantine, settings, signs.replica_id in slow, time_s
+        ):
             verdicts.append(_verdict(Remedy.RELEASE, signs, "a small generation ended well and its speed is usual"))
             continue
         if not quarantine.replaced and time_s - quarantine.since_s >= settings.replace_after_s:
@@ -96,11 +97,13 @@ def _finding(
     return None
 
 
-def _is_well_again(signs: ReplicaSigns, quarantine: Quarantine, settings: HealthSettings, time_s: float) -> bool:
-    """It completed a probe since it was taken out, and not at the speed that it was taken out for."""
+def _is_well_again(
+    signs: ReplicaSigns, quarantine: Quarantine, settings: HealthSettings, slow: bool, time_s: float
+) -> bool:
+    """It completed a probe since it was taken out, at its usual speed as far as is known."""
     fresh = signs.probe == "passed" and signs.probe_age_s < time_s - quarantine.since_s
     stuck = bool(signs.num_in_flight) and signs.silent_s >= settings.stuck_after_s
-    return fresh and not stuck and signs.speed is not None and signs.speed >= settings.min_speed
+    return fresh and not stuck and not slow
 
 
 def _quarantine(
