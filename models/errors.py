@@ -12,6 +12,7 @@ NfoldError
 ├── EngineError            an engine failed while it worked; its replica restarts   HTTP 500
 ├── PlacementError         the cluster has no room; says which bundle does not fit where
 ├── DeviceError            a rank does not see the accelerator of its bundle
+├── HostError              a listed host does not answer, or does not start Ray; says which and when it is tried again
 └── StateError             a command meets a cluster in the wrong state (none running, already running)
 """
 
@@ -104,6 +105,10 @@ class PlacementError(NfoldError):
 
 class DeviceError(NfoldError):
     """A rank does not see the accelerator that its bundle gave it."""
+
+
+class HostError(NfoldError):
+    """A listed host cannot be used now."""
 
 
 class StateError(NfoldError):
