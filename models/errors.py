@@ -12,7 +12,7 @@ NfoldError
 ├── EngineError            an engine failed while it worked; its replica restarts   HTTP 500
 ├── PlacementError         the cluster has no room; says which bundle does not fit where
 ├── DeviceError            a rank does not see the accelerator of its bundle
-├── HostError              a listed host does not answer, or does not start Ray; says which and when it is tried again
+├── HostError              a listed host does not answer or does not start Ray; says which, and why
 └── StateError             a command meets a cluster in the wrong state (none running, already running)
 """
 
