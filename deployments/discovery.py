@@ -3,6 +3,7 @@
     nfold/<service>/replicas/<replica id>     ReplicaAddress   published by a replica when it is ready
     nfold/<service>/starts/<replica id>       StartReport      how far a replica's start has come, or why it failed
     nfold/<service>/gateways/<gateway id>     bytes            a gateway's RouterSnapshot, once a second
+    nfold/<service>/quarantine/               list[str]        replica ids that gateways keep out of routing
     nfold/<service>/keys                      ServiceKeys      CURVE keys: who can read the GCS is a member
     nfold/<service>/values/<key>              bytes            floor 4's own: baselines, decisions
 
@@ -11,6 +12,7 @@ dead, which is safe for whoever notices, because actor ids are never used again.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -66,6 +68,17 @@ def list_replicas(service: str) -> list[ReplicaAddress]:
         msgspec.msgpack.decode(entry.value, type=ReplicaAddress)
         for _, entry in sorted(_list_owned(service, "replicas").items())
     ]
+
+
+def quarantine(service: str, replica_ids: Iterable[str]) -> None:
+    """Gateways keep exactly these replicas out of routing from their next look on."""
+    _put(_key(service, "quarantine", ""), msgspec.msgpack.encode(sorted(replica_ids)))
+
+
+def list_quarantined(service: str) -> frozenset[str]:
+    """Ids of the replicas that are to be kept out of routing."""
+    value = _get(_key(service, "quarantine", ""))
+    return frozenset(msgspec.msgpack.decode(value, type=list[str])) if value else frozenset()
 
 
 def report_start(service: str, report: StartReport) -> None:
@@ -141,7 +154,7 @@ def remove_stale(service: str) -> list[str]:
 
 def clear(service: str) -> None:
     """Forget all that replicas and gateways published; floor 4's values stay."""
-    for kind in OWNED_KINDS:
+    for kind in (*OWNED_KINDS, "quarantine"):
         internal_kv._internal_kv_del(_key(service, kind, ""), del_by_prefix=True, namespace=NAMESPACE)
 
 

@@ -157,7 +157,9 @@ class Gateway:
             await asyncio.sleep(REFRESH_S)
 
     async def _refresh(self) -> None:
-        self._router.update_replicas(await asyncio.to_thread(discovery.list_replicas, self._config.name))
+        replicas = await asyncio.to_thread(discovery.list_replicas, self._config.name)
+        quarantined = await asyncio.to_thread(discovery.list_quarantined, self._config.name)
+        self._router.update_replicas(replicas, quarantined)
 
 
 def _load_models(config: ServiceConfig, gateway_id: str) -> list[ServedModel]:

@@ -8,7 +8,7 @@ The same class runs inside the gateway and inside a benchmark process. One threa
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -77,8 +77,8 @@ class Router:
         self._has_pending = False
         self._tick_due_s = clock()
 
-    def update_replicas(self, addresses: Sequence[ReplicaAddress]) -> None:
-        """The replicas that there are now.
+    def update_replicas(self, addresses: Sequence[ReplicaAddress], quarantined: Collection[str] = ()) -> None:
+        """The replicas that there are now, and the ids of those that get nothing new until they are let back in.
 
         One that is not listed any more gets nothing new, and is dropped when its last request here has ended.
         """
@@ -93,6 +93,8 @@ class Router:
         for address in listed.values():
             if self._connections.get(address.replica_id) is None:
                 self._add(address)
+        for replica in self._connections:
+            replica.quarantined = replica.replica_id in quarantined
         self._set_pending()
 
     def submit(

@@ -26,6 +26,7 @@ class ReplicaState(StrEnum):
          └──────────────────> lost <───────────────┘      silence, a lost connection, Goodbye
                                └──Welcome──> ready
     refused: another wire version or other keys; ends with a new address only
+    quarantined: how snapshots call one that is ready and kept out of routing
     """
 
     CONNECTING = "connecting"
@@ -33,6 +34,7 @@ class ReplicaState(StrEnum):
     DRAINING = "draining"
     LOST = "lost"
     REFUSED = "refused"
+    QUARANTINED = "quarantined"
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +79,7 @@ class Replica:
         last_heard_s, greeted_s, pinged_s: when it last said something, was last greeted, was last pinged.
         state, reason: see ReplicaState.
         listed: still among the addresses given; an unlisted one only ends what it has.
+        quarantined: kept out of routing: it ends what it has, and is connected still.
         step_began_s: when its present step began; in the far past when it has none or that is not known.
         shortest_step_s: of its steps of late; 0 before the first.
         outbox: wire ids bound to it, to be sent. Some may have left since.
@@ -109,6 +112,7 @@ class Replica:
         self._round_trip = RoundTrip()
         self._state = ReplicaState.CONNECTING
         self._listed = True
+        self._quarantined = False
 
     @property
     def state(self) -> ReplicaState:
@@ -129,12 +133,22 @@ class Replica:
         self.loads.set_accepts(self.number, self.accepts)
 
     @property
+    def quarantined(self) -> bool:
+        return self._quarantined
+
+    @quarantined.setter
+    def quarantined(self, quarantined: bool) -> None:
+        if quarantined != self._quarantined:
+            self._quarantined = quarantined
+            self.loads.set_accepts(self.number, self.accepts)
+
+    @property
     def alive(self) -> bool:
         return self._state in (ReplicaState.READY, ReplicaState.DRAINING)
 
     @property
     def accepts(self) -> bool:
-        return self._state is ReplicaState.READY and self._listed
+        return self._state is ReplicaState.READY and self._listed and not self._quarantined
 
     @property
     def may_accept_soon(self) -> bool:
@@ -217,7 +231,7 @@ class Replica:
         loads, number = self.loads, self.number
         return ReplicaSnapshot(
             address=self.address,
-            state=self._state.value,
+            state=(ReplicaState.QUARANTINED if self._quarantined and self.alive else self._state).value,
             alive=self.alive,
             reason=self.reason,
             num_in_flight=self.num_in_flight,
