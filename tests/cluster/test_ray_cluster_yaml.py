@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from nfold.cluster.provider.autoscaling import NODE_TYPE_LABEL, read_node_types
+from nfold.cluster.provider.hosts_config import hosts_config
+from nfold.cluster.provider.listed_hosts import ListedHosts
 from nfold.deployments.config import HttpConfig
 from nfold.deployments.haproxy import BINARY_VARIABLE, PROGRAM
 from nfold.deployments.ray_environment import ray_environment
@@ -40,10 +43,23 @@ def options(command: str) -> dict[str, str]:
 
 
 def test_ray_takes_the_file(config: dict[str, Any]) -> None:
-    prepared = prepare_config(config)
+    prepared = ListedHosts.bootstrap_config(prepare_config(config))
     validate_config(prepared)
-    workers = prepared["available_node_types"]["local.cluster.node"]
-    assert workers["min_workers"] == workers["max_workers"] == len(config["provider"]["worker_ips"])
+    provider = hosts_config(prepared["provider"])
+    assert provider.ssh_user == config["auth"]["ssh_user"]
+    assert provider.start_commands == tuple(config["worker_start_ray_commands"])
+    assert provider.setup_commands == tuple(config["setup_commands"])
+    assert provider.copy_paths == ("~/nfold", "~/.ray/auth_token")
+
+
+def test_each_listed_host_can_be_asked_for(config: dict[str, Any]) -> None:
+    types = {each.name: each for each in read_node_types(ROOT / "ray_cluster.yaml")}
+    hosts = hosts_config(ListedHosts.bootstrap_config(prepare_config(config))["provider"]).hosts
+    assert {name: len(listed) for name, listed in hosts.items()} == {"mi355x-8": types["mi355x-8"].max_nodes}
+    assert types["mi355x-8"].labels == {NODE_TYPE_LABEL: "mi355x-8"}
+    assert types["mi355x-8-head"].max_nodes == 1
+    assert {each.accelerator for each in types.values()} == {"AMD-Instinct-MI355X-OAM"}
+    assert config["max_workers"] == types["mi355x-8"].max_nodes
 
 
 @pytest.mark.parametrize("key", START_COMMANDS)
