@@ -24,7 +24,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	pip install --quiet --disable-pip-version-check "$(TORCH)"
-	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[serve,dev]"
+	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[serve,bench,dev]"
 	touch $@
 
 $(VENV)/bin/prometheus: $(VENV)/.installed

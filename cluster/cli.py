@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ..models.errors import NfoldError
 from ..models.settings import Settings
+from .bench.command import bench
 from .chat import stream_chat
 from .config import NfoldConfig, load_config
 from .run_state import RunState, find_run
@@ -105,7 +106,12 @@ def baseline(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="The median counts.")] = 3,
     window: Annotated[float, typer.Option(min=1, help="Seconds measured in each repeat.")] = 10.0,
-    curve: Annotated[bool, typer.Option(help="Also measure the step-time curve.")] = False,
+    curve: Annotated[
+        bool, typer.Option(help="Measure the step-time curve, by which the ledger tells losses within steps apart.")
+    ] = True,
+    max_spread: Annotated[
+        float, typer.Option(min=0, help="(highest - lowest) / median of the repeats; more is no baseline.")
+    ] = 0.1,
     name: Name = None,
 ) -> None:
     """Measure one node of a running service at saturation, and keep it as the yardstick of scaling efficiency."""
@@ -123,6 +129,7 @@ def baseline(
             repeats=repeats,
             settings=LoadSettings(window_s=window),
             curve=curve,
+            max_spread=max_spread,
         )
     spread = f", spread {taken.spread:.1%}" if repeats > 1 else ""
     console.print(f"{taken.key}: {taken.tokens_per_s:,.0f} tokens/s on {taken.node}{spread}", soft_wrap=True)
@@ -147,6 +154,9 @@ def demo(keep: Annotated[bool, typer.Option(help="Leave the service running at t
     from .demo import run_demo
 
     run_demo(_home(), console, told, keep=keep)
+
+
+app.command()(bench)
 
 
 def _home() -> Path:

@@ -1,0 +1,57 @@
+"""Results that others published, to stand beside ours: MLPerf Inference v5.1 and v6.0, `mlperf_log_summary.txt` and
+`summary_results.json` of the submissions."""
+
+from dataclasses import dataclass
+
+from .scenarios import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedResult:
+    """One published figure: tokens/s of so many accelerators."""
+
+    workload: str
+    accelerator: str
+    num_accelerators: int
+    scenario: Scenario
+    tokens_per_s: float
+    source: str
+
+
+_O, _S, _I = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
+_LLAMA, _GPT_OSS = "llama2-70b", "gpt-oss-120b"
+_AMD = "v6.0, AMD, vLLM MXFP4"
+
+PUBLISHED = tuple(
+    PublishedResult(workload, accelerator, count, scenario, tokens_per_s, f"MLPerf Inference {source}")
+    for workload, accelerator, count, source, figures in (
+        (_LLAMA, "MI355X", 8, _AMD, {_O: 103_480, _S: 100_282, _I: 73_608}),
+        (_LLAMA, "MI355X", 87, _AMD, {_O: 1_042_110, _S: 1_016_375, _I: 785_522}),
+        (_GPT_OSS, "MI355X", 8, _AMD, {_O: 95_004, _S: 82_136}),
+        (_GPT_OSS, "MI355X", 94, _AMD, {_O: 1_031_070, _S: 900_054}),
+        (_LLAMA, "MI300X", 8, "v6.0, MangoBoost, LLMBoost FP8", {_O: 27_599, _S: 25_463}),
+        (_LLAMA, "MI325X", 8, "v6.0, MangoBoost, LLMBoost FP8", {_O: 33_880, _S: 31_889}),
+        (_LLAMA, "B200", 8, "v6.0, HPE, TensorRT-LLM FP4", {_O: 104_572, _S: 103_627, _I: 61_300}),
+        (_GPT_OSS, "H200", 8, "v6.0, Red Hat, llm-d and vLLM MXFP4", {_O: 28_680, _S: 24_103}),
+        (_GPT_OSS, "B200", 8, "v6.0, Red Hat, llm-d and vLLM", {_O: 93_071, _S: 71_588}),
+    )
+    for scenario, tokens_per_s in figures.items()
+)
+
+
+def published_for(
+    workload: str, accelerator: str, num_accelerators: int, scenario: Scenario
+) -> list[PublishedResult]:
+    """Those of the same workload, accelerator, number and scenario.
+
+    Args:
+        workload: `llama2-70b-99.9` and its like count by what they begin with.
+    """
+    return [
+        result
+        for result in PUBLISHED
+        if workload.startswith(result.workload)
+        and result.accelerator == accelerator.removeprefix("simulated-")
+        and result.num_accelerators == num_accelerators
+        and result.scenario is scenario
+    ]
