@@ -4,9 +4,10 @@
                          └── stay, up to the target ─┘└─ over ─┘
     replicas of a pool   those on nodes that stay + what fits there besides + those on nodes that leave
 
-Replicas on nodes that are over the target are not counted, so the pool shrinks by them when it has no room for them
-elsewhere; Serve, which sees these nodes drain, ends exactly them. Those on leaving nodes are counted: Serve starts
-others first, wherever there is room or a new node comes.
+Replicas on nodes that are over the target are not counted, so the pool shrinks by them when it has no room for
+them elsewhere. Serve picks the replicas that go, as we do the nodes: the emptiest, the youngest. Only then nodes
+drain: sooner, Serve would look for room for their replicas in vain, and the autoscaler would bring a node for them.
+Those on leaving nodes are counted: Serve starts others first, wherever there is room or a new node comes.
 """
 
 from collections import Counter
@@ -49,12 +50,16 @@ def next_steps(
         for node in actual.nodes
         if not node.is_head and (node.node_id in target.leaving or node.state == NodeState.DRAINING)
     }
-    drain = [
-        node.node_id for node in actual.nodes if node.state == NodeState.READY and node.node_id in over | leaving
-    ]
     ready = {node.node_id for node in actual.nodes if node.state == NodeState.READY} - over - leaving
     staying = [resources[node_id] for node_id in sorted(ready & resources.keys())]
-    return Steps(_requests(actual, target), _counts(actual, target, pools, staying, leaving, bool(over)), drain)
+    counts = _counts(actual, target, pools, staying, leaving, bool(over))
+    told = all(
+        pool.wanted == counts[pool.pool] and pool.running + pool.starting <= pool.wanted for pool in actual.pools
+    )
+    used = {replica.node_id for replica in actual.replicas if replica.state not in GOING}
+    going = leaving | (over if told else over - used)
+    drain = [node.node_id for node in actual.nodes if node.state == NodeState.READY and node.node_id in going]
+    return Steps(_requests(actual, target), counts, drain)
 
 
 def _requests(actual: Actual, target: Target) -> dict[str, int]:

@@ -100,21 +100,34 @@ def test_no_replica_goes_because_rays_figures_lag() -> None:
 
 
 def test_shrinking_drains_the_emptiest_node_but_never_the_head() -> None:
-    actual = world({"h": READY, "a": READY, "b": READY}, {"r1": "a", "r2": "a", "r3": "b"}, wanted=3)
+    actual = world({"h": READY, "a": READY, "b": READY}, {"r1": "a", "r2": "a"}, wanted=2)
     assert steps(actual, target(2, 2)) == Steps({"n": 2}, {"p": 2}, ["b"])
     assert steps(actual, target(1, 2)) == Steps({"n": 1}, {"p": 2}, ["a", "b"])
     assert steps(actual, target(0, 2)).drain == ["a", "b"]
 
 
+def test_nodes_drain_when_serve_has_picked_the_replicas_that_go() -> None:
+    nodes = {"h": READY, "a": READY, "b": READY}
+    full = ONE | {"r2": "a", "r3": "a", "r4": "b", "r5": "b"}
+    assert steps(world(nodes, full, wanted=6), target(2, 4)) == Steps({"n": 2}, {"p": 4}, [])
+    assert steps(world(nodes, full, wanted=4), target(2, 4)) == Steps({"n": 2}, {"p": 4}, []), "Serve has not begun"
+    picked = ONE | {"r4": "b", "r5": "b"}
+    assert steps(world(nodes, picked, wanted=4), target(2, 4)) == Steps({"n": 2}, {"p": 4}, ["a"]), "not our pick"
+
+
+def test_what_is_left_on_a_node_that_goes_moves_to_where_there_is_room() -> None:
+    scattered = world({"h": READY, "a": READY, "b": READY}, {"r0": "h", "r1": "a", "r2": "b"}, wanted=3)
+    assert steps(scattered, target(2, 3)) == Steps({"n": 2}, {"p": 3}, ["b"])
+
+
 def test_of_equally_empty_nodes_the_youngest_goes() -> None:
-    assert steps(
-        world({"h": READY, "a": READY, "b": READY}, TWO | {"r4": "b", "r5": "b"}, wanted=6), target(2, 4)
-    ) == (Steps({"n": 2}, {"p": 4}, ["b"]))
+    assert steps(world({"h": READY, "a": READY, "b": READY}, ONE, wanted=2), target(2, 2)).drain == ["b"]
 
 
 def test_fewer_nodes_mean_no_more_replicas_than_they_hold() -> None:
     """Whatever the target says of replicas, those on nodes that go have to fit elsewhere."""
-    assert steps(world({"h": READY, "a": READY}, TWO, wanted=4), target(1, 4)) == Steps({"n": 1}, {"p": 2}, ["a"])
+    assert steps(world({"h": READY, "a": READY}, TWO, wanted=4), target(1, 4)) == Steps({"n": 1}, {"p": 2}, [])
+    assert steps(world({"h": READY, "a": READY}, ONE, wanted=2), target(1, 4)) == Steps({"n": 1}, {"p": 2}, ["a"])
 
 
 def test_draining_nodes_are_drained_once_and_hold_up_nothing() -> None:

@@ -1,0 +1,180 @@
+"""Ray's autoscaler adds and ends nodes of this machine under a load that steps up and down: no request may notice.
+
+    python benchmarks/autoscaling.py [--events 20] [--kill]
+
+A local cluster serves the default model and a simulated one. Clients hold streams of the OpenAI API open and check
+that each ends with all its tokens. Step by step the load of one model rises or falls, and its nodes with it: the
+actuator asks Ray's autoscaler (v2) for nodes, fills those that come, drains those that go. With --kill, Serve's
+controller, a node and the gateway are killed in the middle of a step. Last line: JSON.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from autoscaling_drive import ClientProcess, Event, Stage, run_stage
+from nfold.cluster.config import NfoldConfig
+from nfold.cluster.controller.actuation import Actual
+from nfold.cluster.service import api_url, start_service, stop_service
+
+COMPUTING, SIMULATED = "cpu", "simulated-MI300X-4"
+POOLS = {COMPUTING: "sums--CPU", SIMULATED: "big--simulated-MI300X"}
+MODELS = {COMPUTING: "sums", SIMULATED: "big"}
+STREAMS_PER_NODE = {COMPUTING: 2, SIMULATED: 8}
+MOST = {COMPUTING: 2, SIMULATED: 3}
+
+
+def config_of(port: int) -> NfoldConfig:
+    simulated = {"engine": "simulated", "simulated": {"scenario": "interactive"}}
+    nodes = {"accelerator": "MI300X", "accelerators": 4, "nodes": 1, "max_nodes": MOST[SIMULATED]}
+    return NfoldConfig.model_validate(
+        {
+            "name": "autoscaling",
+            "http": {"port": port},
+            "metrics": {"port": port + 1},
+            "drain_timeout_s": 60,
+            "models": [
+                {
+                    "name": "sums",
+                    "engine": {"max_num_seqs": 8, "kv_cache_bytes": 16 << 20},
+                    "pools": [{"num_replicas": 1}],
+                },
+                {
+                    "name": "big",
+                    "path": "simulated",
+                    "pools": [{"accelerator": "MI300X", "num_replicas": 1}],
+                    "engine": simulated,
+                },
+            ],
+            "cluster": {
+                "local": {
+                    "nodes": 1,
+                    "max_nodes": MOST[COMPUTING],
+                    "cores_per_node": 1,
+                    "simulated_nodes": [nodes],
+                }
+            },
+        }
+    )
+
+
+def stages() -> Iterator[Stage]:
+    """One node more or fewer in each, without end."""
+    path = [SIMULATED, COMPUTING, SIMULATED]
+    counts = dict.fromkeys(POOLS, 1)
+    for change in itertools.cycle([1, -1]):
+        for node_type in path if change > 0 else reversed(path):
+            counts[node_type] += change
+            yield stage(f"{'add' if change > 0 else 'end'} a {node_type} node", counts)
+
+
+def stage(name: str, counts: dict[str, int], disturb: Callable[[Actual], tuple[str, str]] | None = None) -> Stage:
+    return Stage(
+        name,
+        {MODELS[each]: STREAMS_PER_NODE[each] * count for each, count in counts.items()},
+        dict(counts),
+        {POOLS[each]: count for each, count in counts.items()},
+        disturb,
+    )
+
+
+def killings() -> Iterator[Stage]:
+    """Something dies in the middle of each step."""
+    yield stage("add a node, kill Serve's controller", {COMPUTING: 1, SIMULATED: 2}, kill_serve_controller)
+    yield stage("add a node, kill another node", {COMPUTING: 1, SIMULATED: 3}, kill_node)
+    yield stage("end two nodes, kill Serve's controller", {COMPUTING: 1, SIMULATED: 1}, kill_serve_controller)
+    yield stage("add a node, kill the gateway", {COMPUTING: 1, SIMULATED: 2}, kill_gateway)
+
+
+def kill_serve_controller(actual: Actual) -> tuple[str, str]:
+    return _kill_process("Serve's controller", "ServeController")
+
+
+def kill_gateway(actual: Actual) -> tuple[str, str]:
+    return _kill_process("the gateway", "autoscaling:gateway")
+
+
+def _kill_process(name: str, title: str) -> tuple[str, str]:
+    """By the title that Ray gives its workers."""
+    ours = psutil.Process(int(os.environ["NFOLD_SUPERVISOR"])).children(recursive=True)
+    found = [process for process in ours if process.cmdline() and title in process.cmdline()[0]]
+    assert found, sorted({" ".join(process.cmdline())[:60] for process in ours if process.is_running()})
+    for process in found:
+        process.send_signal(signal.SIGKILL)
+    return f"killed {name}", ""
+
+
+def kill_node(actual: Actual) -> tuple[str, str]:
+    """The raylet of the youngest simulated node that serves; its workers die with it."""
+    serving = {replica.node_id for replica in actual.replicas if replica.state == "running"}
+    nodes = [node for node in actual.nodes if node.node_type == SIMULATED and node.node_id in serving]
+    victim = max(nodes, key=lambda node: node.since_s).node_id
+    for process in psutil.Process(int(os.environ["NFOLD_SUPERVISOR"])).children(recursive=True):
+        if process.name() == "raylet" and f"--node_id={victim}" in process.cmdline():
+            process.kill()
+            return "killed a node that serves", victim
+    raise AssertionError(f"no raylet of node {victim}")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    config = config_of(args.port)
+    with tempfile.TemporaryDirectory() as directory:
+        state = start_service(config, Path(directory), lambda text: print(f"  {text}", flush=True))
+        try:
+            assert state.local is not None
+            os.environ["NFOLD_SUPERVISOR"] = str(state.local.supervisor_pid)
+            with ClientProcess(api_url(config), args.tokens) as clients:
+                return drive(config, args, clients)
+        finally:
+            stop_service(state, Path(directory), lambda text: None)
+
+
+def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess) -> dict[str, Any]:
+    from nfold.cluster.controller.actuator import RayActuator, find_node_types
+
+    actuator = RayActuator(config, find_node_types(config))
+    events: list[Event] = []
+    begin = time.monotonic()
+    plan = killings() if args.kill else itertools.islice(stages(), args.events)
+    for number, each in enumerate(plan, 1):
+        event = run_stage(actuator, clients, each, number)
+        events.append(event)
+        print(f"  {number:3d}  {event}", flush=True)
+        if args.steps:
+            print("\n".join(f"         {step}" for step in event.steps), flush=True)
+    counts = clients.end()
+    return {
+        "events": len(events),
+        "num_failed": counts["num_failed"],
+        "num_cut": counts["num_cut"],
+        "flaps": sum(event.flaps for event in events),
+        "num_done": counts["num_done"],
+        "num_tokens": counts["num_tokens"],
+        "first_error": counts["first_error"],
+        "longest_event_s": max(event.seconds for event in events),
+        "seconds": time.monotonic() - begin,
+        "killed": [event.disturbed for event in events if event.disturbed],
+        "simulated": True,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=20)
+    parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--steps", action="store_true", help="show what was seen at each tick")
+    parser.add_argument("--tokens", type=int, default=200, help="of the longest answers")
+    parser.add_argument("--port", type=int, default=18700)
+    print(json.dumps(measure(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The HTTP clients of `autoscaling.py`, in a process of their own: streams of the OpenAI API, checked to the end.
+
+    python benchmarks/autoscaling_clients.py --url http://127.0.0.1:8000/v1
+
+Takes JSON lines on standard input, answers each with a line of `Counts`: `{"streams": {MODEL: COUNT}}` sets how
+many streams each model has from now on (those too many finish first); `{"end": true}` waits until all have ended.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+from dataclasses import asdict, dataclass, field
+
+import httpx
+
+PROMPT_TOKENS = 24
+LOWEST_ID, HIGHEST_ID = 3, 120
+RETRY_S = 0.5
+
+
+@dataclass
+class Counts:
+    """
+    Attributes:
+        num_done: streams that ended with all tokens they asked for.
+        num_failed: answered with something else than a stream, or not at all.
+        num_cut: began and ended too early.
+        first_error: of the first that failed or was cut.
+    """
+
+    num_done: int = 0
+    num_failed: int = 0
+    num_cut: int = 0
+    num_tokens: int = 0
+    first_error: str = ""
+    open: dict[str, int] = field(default_factory=dict)
+
+
+class Clients:
+    def __init__(self, url: str, max_tokens: int) -> None:
+        self._url = url
+        self._max_tokens = max_tokens
+        self._wanted: dict[str, int] = {}
+        self._random = random.Random(0)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counts = Counts()
+
+    def want(self, client: httpx.AsyncClient, streams: dict[str, int]) -> None:
+        self._wanted |= streams
+        for model, count in self._wanted.items():
+            for _ in range(count - self.counts.open.get(model, 0)):
+                self.counts.open[model] = self.counts.open.get(model, 0) + 1
+                task = asyncio.create_task(self._loop(client, model))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def ended(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    async def _loop(self, client: httpx.AsyncClient, model: str) -> None:
+        try:
+            while self.counts.open[model] <= self._wanted[model]:
+                await self._stream(client, model)
+        finally:
+            self.counts.open[model] -= 1
+
+    async def _stream(self, client: httpx.AsyncClient, model: str) -> None:
+        max_tokens = self._random.randint(self._max_tokens // 2, self._max_tokens)
+        prompt = [self._random.randint(LOWEST_ID, HIGHEST_ID) for _ in range(PROMPT_TOKENS)]
+        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "seed": 1, "ignore_eos": True}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        num_tokens, finish, told_end = 0, None, False
+        try:
+            async with client.stream("POST", f"{self._url}/completions", json=body) as response:
+                if response.status_code != 200:
+                    text = (await response.aread())[:300].decode(errors="replace")
+                    return await self._fail(f"HTTP {response.status_code}: {text}", began=False)
+                async for line in response.aiter_lines():
+                    told_end = told_end or line == "data: [DONE]"
+                    if not line.startswith("data: {"):
+                        continue
+                    event = json.loads(line[6:])
+                    if "error" in event:
+                        return await self._fail(f"in a stream: {event['error']}", began=True)
+                    for choice in event["choices"]:
+                        finish = choice["finish_reason"] or finish
+                    num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
+        except httpx.HTTPError as error:
+            return await self._fail(f"{type(error).__name__}: {error}", began=num_tokens > 0 or finish is not None)
+        if num_tokens != max_tokens or finish != "length" or not told_end:
+            await self._fail(
+                f"{num_tokens} of {max_tokens} tokens, finish {finish}, end told {told_end}", began=True
+            )
+            return
+        self.counts.num_done += 1
+        self.counts.num_tokens += num_tokens
+
+    async def _fail(self, reason: str, *, began: bool) -> None:
+        self.counts.first_error = self.counts.first_error or reason
+        if began:
+            self.counts.num_cut += 1
+        else:
+            self.counts.num_failed += 1
+        await asyncio.sleep(RETRY_S)
+
+
+async def serve(url: str, max_tokens: int) -> None:
+    clients = Clients(url, max_tokens)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(timeout=120, limits=limits, trust_env=False) as client:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            order = json.loads(line)
+            clients.want(client, order.get("streams", {}))
+            if order.get("end"):
+                clients.want(client, dict.fromkeys(clients.counts.open, 0))
+                await clients.ended()
+            print(json.dumps(asdict(clients.counts)), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--max-tokens", type=int, default=200)
+    args = parser.parse_args()
+    asyncio.run(serve(args.url, args.max_tokens))
+
+
+if __name__ == "__main__":
+    main()
