@@ -11,9 +11,8 @@ published single-node results says. The router is driven in this process. What i
                        alone; server, interactive, peak: of the offered tokens
     added_ttft_p99_ms  p99 of TTFT from when requests were due, less the same of a replay in virtual time, where the
                        same requests reach the same engines at once and tokens are seen when their step is due. It
-                       has the way both ways, and waits because a step was just missed. Beside it stand
-                       routing_added_ttft_p99_ms, that replay less one where each request reaches the least busy
-                       engine, and added_ttft_each_p99_ms, p99 of the differences request by request
+                       has the way both ways, waits because a step was just missed, and what the router's choice
+                       is better or worse than the least busy engine
     *_cpu_s_per_million_tokens  router: this process, its load generator included; engine: the engines' hosts, with
                         what the simulation itself costs
 

@@ -11,7 +11,7 @@ from math import inf
 import numpy as np
 from control_plane_cpu import CpuMeter, CpuSeconds
 from control_plane_requests import F64, Prompts, Requests
-from nfold.deployments.request_table import MAX_REQUESTS
+from nfold.deployments.heap import settle_heap
 from nfold.deployments.router import Router
 from nfold.models.engine.protocol import I32, U8, FinishReason
 from numpy.typing import NDArray
@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 I64 = NDArray[np.int64]
 
 # What is due is submitted at most so often; messages are handled as they come.
-SUBMIT_EVERY_S = 0.002
+SUBMIT_EVERY_S = 0.005
 POLL_S = 0.05
 TELL_EVERY_S = 5.0
 SAMPLE_EVERY_S = 0.5
 MAX_TOKENS_AT_ONCE = 1 << 20
-_SLOT_MASK = np.uint64(MAX_REQUESTS - 1)
 _FAILED = (FinishReason.ERROR, FinishReason.ABORT)
 
 Progress = Callable[[str], None]
@@ -88,10 +87,8 @@ class Drive:
         first_s: [N] when the first token came, after the start; NaN before.
         end_s: [N] when it ended.
         num_tokens: [N] of its answer, once ended.
-        chosen: [N] the replica that brought the first token, as an index into `replicas`; -1 before.
 
     Args:
-        replicas: ids, in the order that `chosen` counts in; empty leaves it at -1.
         max_open: requests submitted and not ended at any time; None submits whatever is due.
     """
 
@@ -103,17 +100,13 @@ class Drive:
         prompts: Prompts,
         *,
         max_open: int | None = None,
-        replicas: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.requests = requests
         self.first_s = np.full(len(requests), np.nan)
         self.end_s = np.full(len(requests), np.nan)
         self.num_tokens = np.zeros(len(requests), np.int32)
-        self.chosen = np.full(len(requests), -1, np.int32)
         self.num_submitted = self.num_ended = self.num_failed = 0
-        self._slots = np.zeros(len(requests), np.int64)
-        self._index_of = _indices_by_number(router, replicas)
         self._router = router
         self._model = model
         self._prompts = prompts
@@ -140,9 +133,6 @@ class Drive:
         """See `BulkSink`."""
         at_s = now_s - self._start_s
         self.first_s[first] = at_s
-        if len(self._index_of) and len(first):
-            # Where a request is does not concern those who ask for answers, so the router does not tell.
-            self.chosen[first] = self._index_of[self._router._table.replica[self._slots[first]]]
         if len(done):
             self.end_s[done] = at_s
             self.num_tokens[done] = num_tokens
@@ -166,7 +156,7 @@ class Drive:
         if ends[-1] > MAX_TOKENS_AT_ONCE:
             last = first + max(1, int(np.searchsorted(ends, MAX_TOKENS_AT_ONCE)))
             lens = lens[: last - first]
-        ids = self._router.submit_bulk(
+        self._router.submit_bulk(
             self._model,
             self._prompts.take(int(lens.sum())),
             lens,
@@ -175,7 +165,6 @@ class Drive:
             np.arange(first, last),
             self,
         )
-        self._slots[first:last] = ids & _SLOT_MASK
         self.num_submitted = last
 
     def next_due_s(self) -> float:
@@ -235,16 +224,6 @@ class Drive:
         return sum(model.num_output_tokens for model in self._router.snapshot().models)
 
 
-def _indices_by_number(router: Router, replicas: Sequence[str]) -> I64:
-    """[numbers of the router's replicas + 1] their index in `replicas`; the last stands for none."""
-    if not replicas:
-        return np.zeros(0, np.int64)
-    found = np.full(len(replicas) + 1, -1, np.int64)
-    for replica in router._connections:
-        found[replica.number] = replicas.index(replica.replica_id)
-    return found
-
-
 def run_windows(
     drives: Sequence[Drive],
     meter: CpuMeter,
@@ -262,6 +241,7 @@ def run_windows(
     Returns:
         Each one's window. CPU seconds are those of all together.
     """
+    settle_heap()
     for drive in drives:
         drive.start()
     teller = _Teller(drives, progress)

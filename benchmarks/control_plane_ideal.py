@@ -1,8 +1,8 @@
 """What the same requests would see of the same engines if the control plane took no time: replayed in virtual time.
 
-Each request reaches an engine at the moment when it comes, and each token is seen when its step is due. Which
-engine? The one that the router chose: the difference to what was measured is the path's. Or the one with the fewest
-requests for its speed at that moment: the difference between the two replays is the routing's.
+Each request reaches, at the moment when it comes, the engine that has the fewest requests for its speed, and each
+token is seen when its step is due. The replay cannot repeat the router's choices instead: these follow the phases
+of engines' steps, which differ from run to run; what is chosen for one phase is good or bad luck in another.
 """
 
 import heapq
@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 from control_plane_requests import F64, Requests
-from nfold.models.engine.protocol import I32
 from nfold.models.engine.simulated.profile import StepTimeProfile
 from nfold.models.engine.simulated.sequences import known_sequences
 from nfold.models.engine.simulated.virtual import VirtualEngine, make_load, replay
@@ -23,18 +22,16 @@ def ideal_ttft_s(
     requests: Requests,
     begin_s: float,
     end_s: float,
-    chosen: I32 | None = None,
 ) -> F64:
     """[M] TTFTs of the requests that come in [begin_s, end_s), in their order.
 
     Args:
         engines: profile and scenario of each.
-        chosen: [N] the engine of each request; where it is -1, and with None, the least busy one.
 
     Raises:
         ConfigError: a scenario without a published rate.
     """
-    return _Replay(engines, requests, chosen).first_tokens_of(begin_s, end_s)
+    return _Replay(engines, requests).first_tokens_of(begin_s, end_s)
 
 
 def steady_tpot_s(profile: StepTimeProfile, scenario: str, queries_per_s: float, seconds: float = 900.0) -> float:
@@ -47,11 +44,8 @@ def steady_tpot_s(profile: StepTimeProfile, scenario: str, queries_per_s: float,
 
 
 class _Replay:
-    def __init__(
-        self, engines: Sequence[tuple[StepTimeProfile, str]], requests: Requests, chosen: I32 | None
-    ) -> None:
+    def __init__(self, engines: Sequence[tuple[StepTimeProfile, str]], requests: Requests) -> None:
         self._requests = requests
-        self._chosen = np.full(len(requests), -1, np.int32) if chosen is None else chosen
         self._engines = [VirtualEngine(profile, scenario) for profile, scenario in engines]
         self._speeds = np.array([_speed(profile, scenario) for profile, scenario in engines])
         self._in_flight = np.zeros(len(engines))
@@ -75,9 +69,7 @@ class _Replay:
         return self._first_s[first:last] - due_s[first:last]
 
     def _submit(self, row: int, now_s: float) -> None:
-        index = int(self._chosen[row])
-        if index < 0:
-            index = int(np.argmin((self._in_flight + 1) / self._speeds))
+        index = int(np.argmin((self._in_flight + 1) / self._speeds))
         engine = self._engines[index]
         engine.submit(self._sequences[:, row : row + 1])
         self._in_flight[index] += 1

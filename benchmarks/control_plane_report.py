@@ -94,25 +94,16 @@ def latency_figures(name: str, values_s: F64) -> dict[str, float | None]:
     return {key: value if np.isfinite(value) else None for key, value in found.items()}
 
 
-def added_figures(measured_s: F64, same_s: F64, ideal_s: F64) -> dict[str, float | None]:
+def added_figures(measured_s: F64, ideal_s: F64) -> dict[str, float | None]:
     """TTFT and what was added to it, see `control_plane_ideal`: differences of percentiles.
 
     Args:
         measured_s: [M] by the driver.
-        same_s: [M] of the replay on the engines that the router chose; measured less this is the path's.
-        ideal_s: [M] of the replay on the least busy engines; `same_s` less this is the routing's.
+        ideal_s: [M] of the replay without a control plane.
     """
-    measured, same, ideal = (latency_figures("ttft", values_s) for values_s in (measured_s, same_s, ideal_s))
-    figures = measured | {f"engines_{name}": value for name, value in same.items()}
-    for name, value in measured.items():
-        figures[f"added_{name}"] = _less(value, same[name])
-        figures[f"routing_added_{name}"] = _less(same[name], ideal[name])
-    known = np.isfinite(measured_s) & np.isfinite(same_s)
-    if known.any():
-        differences_s = measured_s[known] - same_s[known]
-        figures["added_ttft_mean_ms"] = float(differences_s.mean()) * 1e3
-        figures["added_ttft_each_p99_ms"] = float(np.percentile(differences_s, 99)) * 1e3
-    return figures
+    measured, ideal = (latency_figures("ttft", values_s) for values_s in (measured_s, ideal_s))
+    figures = measured | {f"engines_{name}": value for name, value in ideal.items()}
+    return figures | {f"added_{name}": _less(value, ideal[name]) for name, value in measured.items()}
 
 
 def _less(value: float | None, other: float | None) -> float | None:

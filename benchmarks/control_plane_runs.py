@@ -104,7 +104,7 @@ def arrive(
     )
     begin_s, end_s = times.warmup_s, seconds
     with ExitStack() as stack:
-        drive = _drive(fleet, stack, replicas, requests, max_open=None, watch=replay)
+        drive = _drive(fleet, stack, replicas, requests, max_open=None)
         [window] = run_windows([drive], fleet.meter, begin_s, end_s - begin_s, progress)
         num_failed = drive.num_failed
     ttft_s = drive.ttft_s(begin_s, end_s)
@@ -120,8 +120,7 @@ def arrive(
         return figures | latency_figures("ttft", ttft_s)
     progress("replaying the same requests in virtual time")
     engines = [profile_of(replica) for replica in replicas]
-    same_s = ideal_ttft_s(engines, requests, begin_s, end_s, drive.chosen)
-    return figures | added_figures(ttft_s, same_s, ideal_ttft_s(engines, requests, begin_s, end_s))
+    return figures | added_figures(ttft_s, ideal_ttft_s(engines, requests, begin_s, end_s))
 
 
 def window_figures(window: Window) -> Figures:
@@ -181,12 +180,10 @@ def _drive(
     replicas: Sequence[ReplicaAddress],
     requests: Requests,
     max_open: int | None,
-    watch: bool = False,
 ) -> Drive:
     profile, _ = profile_of(replicas[0])
     router = stack.enter_context(open_router(fleet, replicas))
-    watched = [replica.replica_id for replica in replicas] if watch else []
-    return Drive(router, MODEL, requests, Prompts(profile.vocab_size), max_open=max_open, replicas=watched)
+    return Drive(router, MODEL, requests, Prompts(profile.vocab_size), max_open=max_open)
 
 
 def _check(drives: Sequence[Drive]) -> None:

@@ -179,9 +179,6 @@ def print_latencies(figures: Figures) -> None:
             ("p99", "engines_ttft_p99_ms"),
             ("added p50", "added_ttft_p50_ms"),
             ("p99", "added_ttft_p99_ms"),
-            ("mean", "added_ttft_mean_ms"),
-            ("each, p99", "added_ttft_each_p99_ms"),
-            ("by routing p99", "routing_added_ttft_p99_ms"),
         )
         if (value := figures.get(key)) is not None
     ]

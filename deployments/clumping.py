@@ -7,13 +7,14 @@ arrives early or late in it, so requests may be held and sent together as long a
                                      ^ they must have arrived
     router         hold  .  .  send ─┘
 
-Nothing is held when the router is not busy, or when it cannot know when the step ends.
+Nothing is held when the router is not busy, or when it cannot know when the step ends. An engine may tell how long
+a step is going to take; of one that does not, the shortest of late is taken.
 """
 
 from dataclasses import dataclass
 
-# Of the shortest step seen lately: how late in a step the last moment to send is.
-LATEST_IN_STEP = 0.8
+# How late in a step the last moment to send is, of what it lasts at least.
+LATEST_IN_STEP = 0.85
 # How fast the shortest step forgets, per step: steps grow longer with the batch.
 SHORTEST_STEP_GROWTH = 1.05
 _RATE_WINDOW_S = 0.1
@@ -27,16 +28,16 @@ def clump_s(requests_per_s: float, num_replicas: int, max_submits_per_s: float, 
     return min(num_replicas * (1.0 / max_submits_per_s - 1.0 / requests_per_s), max_clump_s)
 
 
-def send_at_s(now_s: float, hold_s: float, step_began_s: float, shortest_step_s: float, delay_s: float) -> float:
+def send_at_s(now_s: float, hold_s: float, step_began_s: float, step_s: float, delay_s: float) -> float:
     """When to send a request that is bound to a replica now.
 
     Args:
         hold_s: the longest that it may wait.
         step_began_s: when the replica's present step began; in the far past when that is not known.
-        shortest_step_s: that such a step lasts at least.
+        step_s: that this step lasts at least.
         delay_s: one way to the replica.
     """
-    deadline_s = step_began_s + LATEST_IN_STEP * shortest_step_s - delay_s
+    deadline_s = step_began_s + LATEST_IN_STEP * step_s - delay_s
     return max(now_s, min(now_s + hold_s, deadline_s))
 
 

@@ -188,7 +188,7 @@ class Dispatcher:
             replica.outbox.append(wire_ids[start:end])
             if hold_s > 0.0:
                 delay_s = float(self._loads.delay_s[number])
-                due_s = send_at_s(now_s, hold_s, replica.step_began_s, replica.shortest_step_s, delay_s)
+                due_s = send_at_s(now_s, hold_s, replica.step_began_s, replica.next_step_s, delay_s)
             else:
                 due_s = now_s
             if due_s < self._loads.send_at_s[number]:

@@ -21,7 +21,6 @@ class EngineHost:
         sockets: closed at the end of `run`.
         on_failure: told of each service whose engine failed, in the loop's thread; the others go on.
         clock: the engines'.
-        sleep: waits for so many seconds on that clock.
     """
 
     def __init__(
@@ -30,13 +29,11 @@ class EngineHost:
         sockets: SocketHost,
         on_failure: Callable[[EngineService], None],
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._services = tuple(services)
         self._sockets = sockets
         self._on_failure = on_failure
         self._clock = clock
-        self._sleep = sleep
 
     @property
     def failure(self) -> Exception | None:
@@ -67,7 +64,7 @@ class EngineHost:
 
     def _take_turns(self, due: dict[EngineService, float]) -> None:
         """Wait for the next message or the earliest step; give a turn to whom it concerns; drop who has ended."""
-        ready = self._wait(min(due.values()) - self._clock())
+        ready = self._sockets.wait(min(due.values()) - self._clock())
         now_s = self._clock()
         for service, due_s in list(due.items()):
             if due_s <= now_s or ready is None or (ready and service.has_messages(ready)):
@@ -76,14 +73,3 @@ class EngineHost:
                     del due[service]
                     if service.failure is not None:
                         self._on_failure(service)
-
-    def _wait(self, timeout_s: float):
-        """The poll counts in milliseconds: the rest of one is slept, so that no step comes late by half of it."""
-        whole_ms = max(0, int(timeout_s * 1000))
-        until_s = self._clock() + timeout_s
-        ready = self._sockets.wait(whole_ms)
-        if ready is not None and not ready:
-            rest_s = until_s - self._clock()
-            if rest_s > 0:
-                self._sleep(rest_s)
-        return ready

@@ -143,7 +143,7 @@ class EngineService:
             self._mark_s = self._clock()
             while self._attend():
                 if self._engine.has_work():
-                    self._step()
+                    self._send_outputs(self._step())
                 else:
                     self._socket.wait(self._status_due_s - self._mark_s)
                     self._idle_s += self._lap()
@@ -204,10 +204,14 @@ class EngineService:
                 self._ended.set()
 
     def _turn(self) -> float:
-        """Between turns the paced engine was busy, if it had a step to run, or idle."""
+        """Between turns the paced engine was busy, if it had a step to run, or idle.
+
+        While a step runs nothing is received, as by an engine that computes: what comes joins the next one.
+        """
         passed_s = self._lap()
         if self._has_step:
             self._busy_s += passed_s
+            self._away_s = passed_s
         else:
             self._idle_s += passed_s
         if not self._attend():
@@ -215,11 +219,13 @@ class EngineService:
         assert self._paced is not None, "turns are for paced engines"
         step_at_s = self._paced.next_step_at()
         if step_at_s is not None and step_at_s <= self._mark_s:
-            self._step()
+            outputs = self._step()
             step_at_s = self._paced.next_step_at()
+            self._send_outputs(outputs, step_at_s if self._engine.has_work() else None)
         had_step, self._has_step = self._has_step, self._engine.has_work()
         if self._has_step and not had_step:
             self._step_since_s = self._mark_s
+        self._socket.listen(not self._has_step)
         self._overhead_s += self._lap()
         if step_at_s is None:
             return self._mark_s if self._draining else self._status_due_s
@@ -244,15 +250,15 @@ class EngineService:
         self._overhead_s += self._lap()
         return True
 
-    def _step(self) -> None:
+    def _step(self) -> StepOutputs:
         began_s = self._mark_s
         outputs = self._engine.step()
         self._busy_s += self._lap()
         self._step_since_s = self._mark_s
         if self._account is not None:
             self._account.add(outputs.step, self._sessions.num_in_flight())
-        self._send_outputs(outputs)
-        self._away_s = self._clock() - began_s
+        self._away_s = self._mark_s - began_s
+        return outputs
 
     def _lap(self) -> float:
         """Seconds since the last call."""
@@ -335,11 +341,13 @@ class EngineService:
             self._close_session(session, reason)
         self._send(peer, encode(Goodbye(WIRE_VERSION, reason)))
 
-    def _send_outputs(self, outputs: StepOutputs) -> None:
+    def _send_outputs(self, outputs: StepOutputs, next_end_s: float | None = None) -> None:
+        """With when the next step ends, if there is one and that is known."""
         parts = self._sessions.split(outputs)
         num_in_flight = self._sessions.num_in_flight()
+        next_step_s = 0.0 if next_end_s is None else max(0.0, next_end_s - self._mark_s)
         for session, rows in parts:
-            if not self._send(session.peer, encode(Output(rows, num_in_flight))):
+            if not self._send(session.peer, encode(Output(rows, num_in_flight, next_step_s))):
                 self._close_session(session, "its connection is lost")
 
     def _announce_drain(self) -> None:

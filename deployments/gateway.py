@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from ..models.errors import CheckpointError
 from . import discovery, http_protocol
 from .config import ServiceConfig
+from .heap import settle_heap
 from .openai.api import OpenAIApi, Started
 from .openai.batch import generate_batch
 from .openai.formats import JsonObject
@@ -63,6 +64,7 @@ class Gateway:
         settings = RouterSettings(models=queues, prefix_affinity_s=config.routing.prefix_affinity_s)
         self._router = Router(self._gateway_id, keys, settings)
         self._api = OpenAIApi(self._router, {model.name: model for model in models})
+        settle_heap()
         await self._refresh()
         self._attachment = attach(self._router, asyncio.get_running_loop())
         self._refreshing = asyncio.create_task(self._refresh_for_ever())

@@ -44,7 +44,7 @@ class Model:
         self.num_failed = 0
         self.num_aborted = 0
         self.num_continued = 0
-        self.num_continued_tokens = 0
+        self.num_continued_tokens, self.num_continued_left = 0, 0.0
         self.num_prompt_tokens = 0
         self.num_output_tokens = 0
         self._table = table
@@ -107,4 +107,5 @@ class Model:
             num_output_tokens=self.num_output_tokens,
             expected_output_tokens=float(self.answers.expected(_ONE, _ONE * _NO_LIMIT)[0]),
             num_continued_tokens=self.num_continued_tokens,
+            num_continued_left=self.num_continued_left,
         )

@@ -14,6 +14,7 @@ from ..models.errors import EngineError
 from .addresses import ReplicaIdentity
 from .discovery import StartReport, publish_replica, report_start, service_keys, withdraw_replica
 from .engine_service import EngineService, ServiceSettings
+from .heap import settle_heap
 from .ranks import OtherRanks, load_rank, meeting_point, prepare_rank
 from .replica_spec import ReplicaSpec
 
@@ -109,6 +110,7 @@ class EngineThread:
             return
         assert self._service is not None
         try:
+            settle_heap()
             self.ready.set_result(None)
             self._service.run()
         finally:

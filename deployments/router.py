@@ -307,7 +307,9 @@ class Router:
             if isinstance(message, Output):
                 replica.book_in_flight(self._clock())
                 self._delivery.take_in(replica, model, message.outputs)
-                replica.note_step_end(message.outputs.step.step_s, message.num_in_flight, self._clock())
+                replica.note_step_end(
+                    message.outputs.step.step_s, message.num_in_flight, message.next_step_s, self._clock()
+                )
             else:
                 self._take_back(replica, model, message)
         return num_messages
@@ -332,6 +334,7 @@ class Router:
         again = slots[sent & ~is_lost]
         model.num_continued += len(again)
         model.num_continued_tokens += int((self._table.prompt_lens[again] + self._table.num_emitted[again]).sum())
+        model.num_continued_left += float(model.expected_tokens(again).sum())
         lost = f"{self.settings.max_attempts} replicas were lost under this request"
         self._delivery.fail(model, slots[is_lost], f"{lost}; the last: {replica.reason}")
         self._set_pending()

@@ -38,7 +38,7 @@ class RouterSettings:
     overcommit: float = 0.125
     max_submits_per_s: float = 20.0
     max_clump_s: float = 0.25
-    assign_every_s: float = 0.005
+    assign_every_s: float = 0.01
     finite_batch: bool = False
     prefix_affinity_s: float = 0.0
     dead_after_s: float = 30.0

@@ -81,7 +81,7 @@ class Replica:
         listed: still among the addresses given; an unlisted one only ends what it has.
         quarantined: kept out of routing: it ends what it has, and is connected still.
         step_began_s: when its present step began; in the far past when it has none or that is not known.
-        shortest_step_s: of its steps of late; 0 before the first.
+        next_step_s: that this step lasts at least: as it told, else the shortest of late; 0 when not known.
         outbox: wire ids bound to it, to be sent. Some may have left since.
         aborts: wire ids to abort with the next flush.
     """
@@ -100,7 +100,8 @@ class Replica:
         self.greeted_s = self.pinged_s = float("-inf")
         self.reason = ""
         self.step_began_s = float("-inf")
-        self.shortest_step_s = 0.0
+        self.next_step_s = 0.0
+        self._shortest_step_s = 0.0
         self.outbox: list[U64] = []
         self.aborts: list[int] = []
         self.status: ReplicaStatus | None = None
@@ -188,9 +189,10 @@ class Replica:
         self.loads.clear(self.number)
         return slots, sent
 
-    def note_step_end(self, step_s: float, num_in_flight: int, now_s: float) -> None:
+    def note_step_end(self, step_s: float, num_in_flight: int, next_step_s: float, now_s: float) -> None:
         """An Output came: with work left, the next step began when it was sent."""
-        self.shortest_step_s = observe_shortest_step(self.shortest_step_s, step_s)
+        self._shortest_step_s = observe_shortest_step(self._shortest_step_s, step_s)
+        self.next_step_s = next_step_s or self._shortest_step_s
         delay_s = float(self.loads.delay_s[self.number])
         self.step_began_s = now_s - delay_s if num_in_flight else float("-inf")
         self.note_in_flight(num_in_flight)

@@ -103,6 +103,7 @@ class ModelSnapshot:
         num_refused: by a full queue (OverloadedError) or for want of a replica (UnavailableError).
         num_continued: moved to another replica because theirs died.
         num_continued_tokens: prompt and answer of these so far, which are computed again there.
+        num_continued_left: output tokens that were still expected of them.
         num_prompt_tokens: of requests that brought their first token.
         expected_output_tokens: what the router expects of an answer.
     """
@@ -120,6 +121,7 @@ class ModelSnapshot:
     num_output_tokens: int
     expected_output_tokens: float
     num_continued_tokens: int = 0
+    num_continued_left: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from .addresses import ReplicaIdentity, ServiceKeys
 from .discovery import StartReport, publish_replica, report_start, service_keys, withdraw_replica
 from .engine_host import EngineHost
 from .engine_service import EngineService, ServiceSettings
+from .heap import settle_heap
 from .placement import engines_per_node
 from .replica_spec import ReplicaSpec
 from .simulated_config import ANSWER_VOCAB_SIZE
@@ -110,6 +111,7 @@ class SimulatedHost:
             self.ready.set_exception(told)
             return
         try:
+            settle_heap()
             self.ready.set_result(None)
             host.run()
         finally:

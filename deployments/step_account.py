@@ -50,6 +50,24 @@ class StepTotals:
     def num_steps(self) -> int:
         return sum(self.steps)
 
+    def since(self, earlier: "StepTotals") -> "StepTotals":
+        """What was added; `open_s` as the difference of both."""
+        return StepTotals(
+            steps=tuple(new - old for new, old in zip(self.steps, earlier.steps, strict=True)),
+            decode_tokens=tuple(
+                new - old for new, old in zip(self.decode_tokens, earlier.decode_tokens, strict=True)
+            ),
+            num_prefill_steps=self.num_prefill_steps - earlier.num_prefill_steps,
+            num_prefill_tokens=self.num_prefill_tokens - earlier.num_prefill_tokens,
+            num_recomputed_tokens=self.num_recomputed_tokens - earlier.num_recomputed_tokens,
+            num_kv_tokens=self.num_kv_tokens - earlier.num_kv_tokens,
+            step_s=self.step_s - earlier.step_s,
+            decode_s=self.decode_s - earlier.decode_s,
+            waiting_s=self.waiting_s - earlier.waiting_s,
+            held_s=self.held_s - earlier.held_s,
+            open_s=self.open_s - earlier.open_s,
+        )
+
 
 NO_STEPS = StepTotals()
 

@@ -11,6 +11,7 @@ from a connection that was given up is known by its name. A replica knows a rout
 import contextlib
 import math
 import os
+import select
 import shutil
 import socket
 import tempfile
@@ -59,11 +60,17 @@ def _send(router: zmq.Socket[bytes], peer: bytes, frames: Frames) -> bool:
 
 
 def _receive(router: zmq.Socket[bytes]) -> tuple[bytes, Frames] | None:
+    if not _is_readable(router):  # many times cheaper than the exception that would tell
+        return None
     try:
         peer, *frames = router.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
         return None
     return peer, frames
+
+
+def _is_readable(router: zmq.Socket[bytes]) -> bool:
+    return bool(router.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # pyright: ignore[reportOperatorIssue]
 
 
 def _milliseconds(timeout_s: float) -> int:
@@ -92,12 +99,16 @@ class SocketHost:
         self._wakened.setblocking(False)
         self._poller = zmq.Poller()
         self._poller.register(self._wakened, zmq.POLLIN)
+        self._num_listening = 0
 
     def register(self, router: zmq.Socket[bytes]) -> None:
+        """Its messages end a wait. Not to be registered already."""
         self._poller.register(router, zmq.POLLIN)
+        self._num_listening += 1
 
     def unregister(self, router: zmq.Socket[bytes]) -> None:
         self._poller.unregister(router)
+        self._num_listening -= 1
 
     def admit(self, keys: ServiceKeys) -> None:
         """Let in the service's clients and nobody else, through all tcp endpoints of these sockets."""
@@ -106,13 +117,19 @@ class SocketHost:
             self._authenticator.start()
             self._authenticator.configure_curve_callback(ZAP_DOMAIN, _ClientsOfThisService(keys.client_public))
 
-    def wait(self, timeout_ms: int) -> "set[zmq.Socket[bytes]] | None":
-        """Sleep until messages are there, until `wake`, or for `timeout_ms`.
+    def wait(self, timeout_s: float) -> "set[zmq.Socket[bytes]] | None":
+        """Sleep until messages are there, until `wake`, or for `timeout_s`; while no socket is registered to the
+        point, else up to a millisecond more.
 
         Returns:
             The sockets with messages; None when woken, which are then to be asked one by one.
         """
-        ready = dict(self._poller.poll(timeout_ms))
+        if self._num_listening == 0:
+            if select.select([self._wakened], [], [], max(0.0, timeout_s))[0]:
+                self._wakened.recv(4096)
+                return None
+            return set()
+        ready = dict(self._poller.poll(_milliseconds(timeout_s)))
         if self._wakened.fileno() in ready:
             self._wakened.recv(4096)
             return None
@@ -157,7 +174,8 @@ class ReplicaSocket:
         self._owns_host = host is None
         self._host = host or SocketHost()
         self._router = _new_socket(self._host.context, replica_id)
-        self._host.register(self._router)
+        self._listens = False
+        self.listen(True)
         self._ipc_directory = Path(tempfile.mkdtemp(prefix="nfold-", dir=ipc_parent))
         self.tcp_endpoint = ""
         try:
@@ -203,7 +221,13 @@ class ReplicaSocket:
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until a message is there, until `wake`, or for `timeout_s`."""
-        self._host.wait(_milliseconds(timeout_s))
+        self._host.wait(timeout_s)
+
+    def listen(self, wanted: bool) -> None:
+        """Whether messages for this socket end the host's `wait`. They do unless told otherwise."""
+        if wanted != self._listens:
+            self._listens = wanted
+            (self._host.register if wanted else self._host.unregister)(self._router)
 
     def is_in(self, ready: "set[zmq.Socket[bytes]]") -> bool:
         """Whether the host's `wait` found messages for this socket."""
@@ -218,7 +242,7 @@ class ReplicaSocket:
         if self._owns_host:
             self._host.close(linger_s)
         elif not self._router.closed:
-            self._host.unregister(self._router)
+            self.listen(False)
             self._router.close(linger=int(linger_s * 1000))
         shutil.rmtree(self._ipc_directory, ignore_errors=True)
 
@@ -300,7 +324,7 @@ class RouterSocket:
 
     def is_readable(self) -> bool:
         """Whether a message is there. Ask after each send, too: the descriptor is edge-triggered."""
-        return bool(self._router.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # pyright: ignore[reportOperatorIssue]
+        return _is_readable(self._router)
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until a message is there, at most `timeout_s`."""

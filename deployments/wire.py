@@ -21,7 +21,7 @@ from ..models.engine.protocol import U64, EngineStats, StepOutputs, StepRecord, 
 from .array_frame import ArrayFrame, Arrays, WireError, pack
 from .step_account import NO_STEPS, StepTotals
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 REQUEST_ID_BITS = 40
 
 Frames = list[bytes]
@@ -131,10 +131,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one step brought for one router. `num_in_flight` counts the requests of all routers at the replica."""
+    """What one step brought for one router.
+
+    Attributes:
+        num_in_flight: requests of all routers at the replica.
+        next_step_s: how long the step that begins now is expected to last; 0 when the engine does not know.
+    """
 
     outputs: StepOutputs
     num_in_flight: int
+    next_step_s: float = 0.0
 
 
 Message = Hello | Welcome | Goodbye | Ping | Pong | Status | Draining | Submit | Abort | Refused | Output
@@ -166,6 +172,7 @@ class _OutputHeader(msgspec.Struct, frozen=True, array_like=True, tag=13):
     k: Annotated[int, msgspec.Meta(ge=0, le=1000)]
     has_logprobs: bool
     num_in_flight: int
+    next_step_s: float
     step_s: float
     num_prefill_tokens: int
     num_decode_tokens: int
@@ -185,7 +192,7 @@ def encode(message: Message) -> Frames:
         case Submit():
             return _encode_submit(message.batch)
         case Output():
-            return _encode_output(message.outputs, message.num_in_flight)
+            return _encode_output(message)
         case Abort():
             return [
                 _encoder.encode(_AbortHeader(len(message.request_ids))),
@@ -227,14 +234,16 @@ def _ids(count: int, frame: ArrayFrame) -> U64:
     return request_ids
 
 
-def _encode_output(outputs: StepOutputs, num_in_flight: int) -> Frames:
+def _encode_output(message: Output) -> Frames:
+    outputs = message.outputs
     has_logprobs = not np.isnan(outputs.logprobs).all()
     step = outputs.step
     header = _OutputHeader(
         r=len(outputs),
         k=outputs.top_ids.shape[1],
         has_logprobs=bool(has_logprobs),
-        num_in_flight=num_in_flight,
+        num_in_flight=message.num_in_flight,
+        next_step_s=message.next_step_s,
         step_s=step.step_s,
         num_prefill_tokens=step.num_prefill_tokens,
         num_decode_tokens=step.num_decode_tokens,
@@ -260,9 +269,8 @@ def _decode_output(header: _OutputHeader, frame: ArrayFrame) -> Output:
     step = StepRecord(
         header.step_s, header.num_prefill_tokens, header.num_decode_tokens, header.num_recomputed_tokens
     )
-    return Output(
-        StepOutputs(request_ids, token_ids, finish, logprobs, top_ids, top_logprobs, step), header.num_in_flight
-    )
+    outputs = StepOutputs(request_ids, token_ids, finish, logprobs, top_ids, top_logprobs, step)
+    return Output(outputs, header.num_in_flight, header.next_step_s)
 
 
 def _encode_submit(batch: SubmitBatch) -> Frames:

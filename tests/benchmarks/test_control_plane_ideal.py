@@ -43,14 +43,6 @@ def test_two_requests_go_to_two_engines(profile: StepTimeProfile) -> None:
     assert both == pytest.approx([profile.curve.step_s(100, 0, 100)] * 2)
 
 
-def test_where_the_router_chose_one_engine_the_second_request_waits(profile: StepTimeProfile) -> None:
-    chosen = np.zeros(2, np.int32)
-    first, second = ideal_ttft_s([(profile, "server")] * 2, requests_at([1.0, 1.001]), 0.0, 2.0, chosen)
-    step_s = profile.curve.step_s(100, 0, 100)
-    assert first == pytest.approx(step_s)
-    assert second > 1.5 * step_s
-
-
 def test_only_the_windows_requests_are_told(profile: StepTimeProfile) -> None:
     requests = requests_at([0.0, 1.0, 2.0, 3.0])
     assert len(ideal_ttft_s([(profile, "server")], requests, 1.0, 3.0)) == 2

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 from nfold.deployments import wire
 from nfold.deployments.addresses import ReplicaIdentity
@@ -160,25 +159,47 @@ def test_an_idle_engine_dies_on_time() -> None:
     sockets.close()
 
 
-def test_a_host_sleeps_the_rest_of_a_millisecond() -> None:
-    """Steps are paced finer than what the poll counts in."""
+def test_what_comes_during_a_step_waits_for_its_end() -> None:
+    """It could not be computed sooner, and each time that a host wakes costs as much as a step."""
     clock, sockets = FakeClock(), SocketHost()
     engine = make_engine(clock)
     service = EngineService(engine, identity("r"), None, ServiceSettings(status_s=1000.0), clock, sockets)
-    late_s: list[float] = []
+    peer = Peer([service])
+    assert sockets.wait(TIMEOUT_S), "idle: the greeting wakes it"
+    engine.submit(make_batch([1], prompt_len=10, max_tokens=1))
+    due_s = service.turn()
+    peer.send("r", wire.Submit(make_batch([2], prompt_len=10, max_tokens=1)))
+    assert sockets.wait(0.1) == set()
+    clock.now_s = due_s
+    due_s = service.turn()
+    assert engine.stats().num_running == 1, "it joined the next step"
+    clock.now_s = due_s
+    service.turn()
+    peer.send("r", wire.Ping(0.0))
+    assert sockets.wait(TIMEOUT_S), "idle again"
+    peer.close()
+    sockets.close()
 
-    def sleep(duration_s: float) -> None:
-        clock.now_s += duration_s
-        late_s.append(clock.now_s - (engine.next_step_at() or 0.0))
-        service.stop()
 
-    host = EngineHost([service], sockets, lambda _: None, clock, sleep)
-    engine.submit(make_batch([1], prompt_len=10, max_tokens=2))
-    due_s = engine.next_step_at()
-    assert due_s is not None
-    clock.now_s = due_s - 0.0004
-    host.run()
-    assert np.abs(late_s).max() < 1e-9
+def test_an_engine_that_knows_tells_how_long_its_next_step_lasts() -> None:
+    clock, sockets = FakeClock(), SocketHost()
+    engine = make_engine(clock)
+    service = EngineService(engine, identity("r"), None, ServiceSettings(status_s=1000.0), clock, sockets)
+    peer = Peer([service])
+    peer.send("r", wire.Submit(make_batch([1], prompt_len=10, max_tokens=2)))
+    due_s = 0.0
+    while not engine.has_work():
+        assert sockets.wait(TIMEOUT_S)
+        due_s = service.turn()
+    outputs = (message for _, message in peer.messages() if isinstance(message, wire.Output))
+    clock.now_s = due_s
+    due_s = service.turn()
+    assert next(outputs).next_step_s == pytest.approx(due_s - clock.now_s)
+    clock.now_s = due_s
+    service.turn()
+    assert next(outputs).next_step_s == 0.0, "there is none"
+    peer.close()
+    sockets.close()
 
 
 def test_a_pool_s_engines_have_its_profile_and_their_faults() -> None:

@@ -113,7 +113,7 @@ def test_what_is_held_back_is_sent_without_the_timer(rig: Rig) -> None:
             while replica.engine.num_submit_calls == num_before:
                 await asyncio.sleep(0.001)
             state = next(iter(router._connections))
-            state.step_began_s, state.shortest_step_s = router._clock(), 1000.0
+            state.step_began_s, state.next_step_s = router._clock(), 1000.0
             second = asyncio.create_task(ask(router, [2], 3))
             for _ in range(3):  # turns: to submit, to flush
                 await asyncio.sleep(0)

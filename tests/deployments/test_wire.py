@@ -94,10 +94,10 @@ def test_submit_comes_back(batch: SubmitBatch) -> None:
 @given(step_outputs())
 @settings(max_examples=60, deadline=None)
 def test_output_comes_back(outputs: StepOutputs) -> None:
-    message = wire.decode(wire.encode(wire.Output(outputs, 17)))
+    message = wire.decode(wire.encode(wire.Output(outputs, 17, 0.25)))
 
     assert isinstance(message, wire.Output)
-    assert message.num_in_flight == 17
+    assert (message.num_in_flight, message.next_step_s) == (17, 0.25)
     assert message.outputs.step == outputs.step
     names = ["request_ids", "token_ids", "finish", "logprobs"]
     if not np.isnan(outputs.logprobs).all():
