@@ -34,7 +34,7 @@ PLAIN = [NodePlan() for _ in range(STAGES[-1])]
 FLAWED = [NodePlan(delay_s=0.02) for _ in range(STAGES[-1])]
 FLAWED[0] = NodePlan(slowness={3: 1.2}, delay_s=0.02)
 FLAWED[1] = NodePlan(num_broken=1, delay_s=0.02)
-MIXED = [NodePlan(NEW if number % 2 == 0 else OLD) for number in range(STAGES[-1])]
+MIXED = [NodePlan(NEW if number < 3 else OLD) for number in range(STAGES[-1])]
 UNEVEN = [
     NodePlan(slowness=dict.fromkeys(range(8), 1.0 if number % 2 == 0 else 1.02)) for number in range(STAGES[-1])
 ]

@@ -19,14 +19,14 @@ from nfold.cluster.controller.snapshot import Load, Memory, NodeOutput, Offer, S
 from nfold.cluster.ledger import Ledger, ModelCounters, StepCurve, Yardstick, books_of, spans, total, yardstick_of
 from nfold.cluster.recording import Recording
 from nfold.cluster.replay import FleetReplica, replay
-from nfold.cluster.replay_policies import finite_batch
+from nfold.cluster.replay_policies import earliest_finish
 from nfold.models.engine.simulated.profile import StepTimeProfile, load_profile
 
 MODEL = "llama-2-70b"
 SCENARIO = "offline"
 START_S = 10.0
 # After nodes joined, until a window counts: longer than an answer takes.
-SETTLE_S = 60.0
+SETTLE_S = 90.0
 WINDOW_S = 60.0
 
 
@@ -36,7 +36,7 @@ def profile_of(accelerator: str) -> StepTimeProfile:
 
 def samples_of(recording: Recording, fleet: Sequence[FleetReplica], until_s: float) -> tuple[ModelCounters, ...]:
     """What is told of `fleet` up to a moment."""
-    return replay(recording, fleet, finite_batch, stop_s=until_s).samples
+    return replay(recording, fleet, earliest_finish, stop_s=until_s).samples
 
 
 def measure_yardstick(recording: Recording, accelerator: str, num_engines: int) -> Yardstick:
@@ -70,14 +70,15 @@ class NodePlan:
 
 @dataclass
 class GrowingFleet:
-    """Nodes in the order in which they are asked for turn out as `plans` say; the first serves from the start."""
+    """Nodes of each type turn out as `plans` say, in the order in which they are asked for; the first of all serves
+    from the start."""
 
     recording: Recording
     plans: Sequence[NodePlan]
     yardsticks: Mapping[str, Yardstick]
     engines_per_node: int
     time_s: float = 0.0
-    starts_s: list[float] = field(default_factory=lambda: [0.0])
+    starts_s: dict[int, float] = field(default_factory=lambda: {0: 0.0})
     samples: tuple[ModelCounters, ...] = ()
 
     @property
@@ -94,7 +95,7 @@ class GrowingFleet:
                 since_s=start_s if start_s <= self.time_s else start_s - START_S,
                 num_accelerators=self.engines_per_node - self.plans[number].num_broken,
             )
-            for number, start_s in enumerate(self.starts_s)
+            for number, start_s in self.starts_s.items()
         ]
         return Actual(
             time_s=self.time_s,
@@ -104,8 +105,10 @@ class GrowingFleet:
         )
 
     def converge(self, target: Target) -> None:
-        while len(self.starts_s) < sum(target.nodes.values()):
-            self.starts_s.append(self.time_s + START_S)
+        for kind, count in target.nodes.items():
+            mine = [number for number, plan in enumerate(self.plans) if plan.accelerator == kind]
+            for number in mine[:count]:
+                self.starts_s.setdefault(number, self.time_s + START_S)
 
     def quarantine(self, replica_ids: Sequence[str]) -> None:
         assert not replica_ids
@@ -120,7 +123,7 @@ class GrowingFleet:
 
     def run(self, until_s: float) -> None:
         """Serve with the nodes decided on so far; `time_s` stays where it is."""
-        fleet = [one for number in range(len(self.starts_s)) for one in self._replicas(number)]
+        fleet = [one for number in self.starts_s for one in self._replicas(number)]
         self.samples = samples_of(self.recording, fleet, until_s)
 
     def ledgers(self) -> tuple[Ledger | None, dict[str, Ledger]]:
@@ -187,7 +190,7 @@ class GrowingFleet:
         )
 
     def _pool(self, kind: str) -> ActualPool:
-        mine = [s for s, plan in zip(self.starts_s, self.plans, strict=False) if plan.accelerator == kind]
+        mine = [s for number, s in self.starts_s.items() if self.plans[number].accelerator == kind]
         running = sum(start_s <= self.time_s for start_s in mine)
         return ActualPool(
             pool=f"{MODEL}--{kind}",

@@ -17,6 +17,7 @@ from ..models.settings import Settings
 from .bench.command import bench
 from .chat import stream_chat
 from .config import NfoldConfig, load_config
+from .controller.commands import history, why
 from .run_state import RunState, find_run
 from .service import api_url, listeners, only_model, running_service, start_service, stop_service
 from .terminal import show_error, told_progress, wait_for_signal
@@ -157,6 +158,8 @@ def demo(keep: Annotated[bool, typer.Option(help="Leave the service running at t
 
 
 app.command()(bench)
+app.command()(history)
+app.command()(why)
 
 
 def _home() -> Path:

@@ -15,6 +15,7 @@ from ..deployments.config import (
 )
 from ..models.engine.simulated.profile import profile_names
 from .config_errors import config_error
+from .controller.settings import ControllerSettings
 from .yaml_file import read_yaml
 
 
@@ -124,9 +125,14 @@ class ClusterConfig(Section):
 
 
 class NfoldConfig(ServiceConfig):
-    """The whole configuration."""
+    """The whole configuration.
+
+    Attributes:
+        controller: scales by itself, when enabled.
+    """
 
     cluster: ClusterConfig = ClusterConfig()
+    controller: ControllerSettings = ControllerSettings()
 
     @classmethod
     def default(cls) -> "NfoldConfig":
@@ -138,6 +144,14 @@ class NfoldConfig(ServiceConfig):
     def _ports_differ(self) -> Self:
         if self.http.port == self.metrics.port:
             raise ValueError(f"http.port and metrics.port must differ; both are {self.http.port}")
+        return self
+
+    @model_validator(mode="after")
+    def _controller_knows_its_models(self) -> Self:
+        served = [model.name for model in self.models]
+        for name in self.controller.models:
+            if name not in served:
+                raise ValueError(f"controller.models.{name}: no such model is served; there is {', '.join(served)}")
         return self
 
 

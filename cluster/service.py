@@ -48,6 +48,7 @@ def start_service(config: NfoldConfig, home: Path, progress: Progress) -> RunSta
         started = True
         progress("deploying")
         _wait_ready(config, plan, since, progress)
+        _start_controller(config, home)
     except BaseException:
         with contextlib.suppress(StateError):  # the first error is the one to tell
             if started:  # else a service of this name on a cluster that others use is not ours
@@ -122,6 +123,13 @@ def _wait_ready(config: NfoldConfig, plan: "ServicePlan", since: float, progress
     deploy_observer(config)
     wait_ready(config, plan, READY_TIMEOUT_S, told_pools(progress), since)
     wait_observer(config)
+
+
+def _start_controller(config: NfoldConfig, home: Path) -> None:
+    if config.controller.enabled:
+        from .controller.app import deploy_controller
+
+        deploy_controller(config, home)
 
 
 def told_pools(progress: Progress) -> "Callable[[Sequence[PoolProgress]], None]":
@@ -202,10 +210,12 @@ def _take_down(state: RunState, progress: Progress) -> None:
     from ray.exceptions import RayError
 
     from ..deployments.application import take_down
+    from .controller.app import remove_controller
     from .observer_app import remove_observer
 
     progress("draining")
     try:
+        remove_controller(state.config.name)
         remove_observer(state.config.name)
         take_down(state.config.name, state.config.drain_timeout_s + DRAIN_SLACK_S)
     except RayError as error:

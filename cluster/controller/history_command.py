@@ -1,0 +1,159 @@
+"""`nfold history`: what the controller decided and predicted, and what came of it. Needs a connected process."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .costs import cost_of, price_per_hour
+from .decision import Action, Verdict
+from .history import read
+from .records import Decided, Hole, Score
+from .scoring import REACHED, Calibration, calibrate
+from .wording import nodes_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """The latest of a history.
+
+    Attributes:
+        decided: decisions, oldest first.
+        scores: of them.
+        calibration: over all that is kept.
+    """
+
+    decided: tuple[Decided, ...]
+    scores: tuple[Score, ...]
+    holes: tuple[Hole, ...]
+    calibration: Calibration
+
+
+def tell(directory: Path, last: int, every: bool) -> Told:
+    """Out of a directory.
+
+    Args:
+        last: how many decisions.
+        every: also those that changed nothing.
+    """
+    decided: list[Decided] = []
+    scores: list[Score] = []
+    holes: dict[float, Hole] = {}
+    for entry in read(directory):
+        if entry.decided is not None and (every or entry.decided.decision.changes):
+            decided = [*decided[1 - last :], entry.decided] if last > 1 else [entry.decided]
+        scores += entry.scores
+        if entry.hole is not None:
+            holes[entry.hole.from_s] = entry.hole
+    numbers = {one.decision.number for one in decided}
+    return Told(
+        decided=tuple(decided),
+        scores=tuple(score for score in scores if score.decision in numbers),
+        holes=tuple(holes.values())[-last:],
+        calibration=calibrate(scores),
+    )
+
+
+def tell_head(directory: Path, last: int, every: bool) -> Told:
+    """The same, read on the cluster's head, where the controller keeps it. Needs a connected process."""
+    import ray
+
+    from ..observer_app import HEAD
+
+    def read_there() -> bytes:
+        return msgspec.json.encode(tell(directory, last, every))
+
+    remote = ray.remote(num_cpus=0, resources=HEAD)(read_there)
+    return msgspec.json.decode(ray.get(remote.remote()), type=Told)
+
+
+def render(told: Told) -> RenderableType:
+    """For the terminal; without colour it reads the same."""
+    if not told.decided:
+        return Text("the controller has decided nothing yet")
+    scores = {(score.decision, score.model): score for score in told.scores}
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("", "when", "model", "", "nodes", "tokens/s", "actual", "efficiency", "actual", "why"):
+        right = column in ("tokens/s", "actual", "efficiency")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for decided in told.decided:
+        for verdict in decided.decision.verdicts:
+            score = scores.get((decided.decision.number, verdict.model))
+            table.add_row(str(decided.decision.number), _clock(decided.decision.time_s), *_row(verdict, score))
+        for one in decided.decision.health:
+            name = one.replica_id or f"node {one.node_id}"
+            table.add_row(
+                str(decided.decision.number),
+                _clock(decided.decision.time_s),
+                one.model,
+                one.remedy.value,
+                name,
+                *[""] * 4,
+                one.reason,
+            )
+    holes = [
+        Text(f"nobody looked from {_clock(hole.from_s)} to {_clock(hole.to_s)}: nothing is known of that time")
+        for hole in told.holes
+    ]
+    return Group(table, *holes, *_costs(told.decided[-1]), Text(_calibration(told.calibration)))
+
+
+def _row(verdict: Verdict, score: Score | None) -> list[str]:
+    predicted = verdict.prediction if verdict.action is not Action.HOLD else None
+    reached = score is not None and score.outcome == REACHED
+    if score is not None and reached:
+        tokens = f"{score.tokens_per_s or 0.0:,.0f}"
+        efficiency = "not full" if score.efficiency is None else f"{score.efficiency:.1%}"
+    else:
+        tokens, efficiency = (score.outcome if score else ""), ""
+    return [
+        verdict.model,
+        verdict.action.value,
+        nodes_of(verdict.after),
+        f"{predicted.tokens_per_s:,.0f}" if predicted else "",
+        tokens,
+        f"{predicted.efficiency:.1%}" if predicted else "",
+        efficiency,
+        verdict.reason,
+    ]
+
+
+def _costs(decided: Decided) -> Sequence[Text]:
+    settings = decided.read_settings()
+    per_hour = price_per_hour(decided.snapshot.actual, settings.prices.node_hour)
+    windows = [(load.model, load.window) for load in decided.snapshot.loads if load.window is not None]
+    if per_hour is None or len(windows) != 1:
+        return []
+    ((model, window),) = windows
+    scaling = settings.models.get(model)
+    cost = cost_of(per_hour, window, scaling.target_utilisation if scaling else 1.0)
+    parts = (("tokens", cost.tokens), ("idle", cost.idle), ("over-provisioned", cost.over_provisioned))
+    texts: list[str] = []
+    for name, part in parts:
+        million = cost.per_million(part)
+        texts.append(
+            f"{name} {part:.2f}/h" + (f" ({million:.3f} per million tokens)" if million is not None else "")
+        )
+    return [Text(f"{model} at decision {decided.decision.number}, {settings.prices.currency}: {', '.join(texts)}")]
+
+
+def _calibration(found: Calibration) -> str:
+    if not found.num_tokens:
+        return "no prediction has been scored yet"
+    text = f"predictions of tokens/s: {found.num_tokens} scored, off by {found.tokens_error:.1%}"
+    text += f"; nodes served {abs(found.late_s):.0f} s {'later' if found.late_s >= 0 else 'sooner'} than predicted"
+    if found.num_efficiency:
+        text += (
+            f"; of efficiency: {found.num_efficiency} scored, off by {found.efficiency_error:.2f} points"
+            f" ({found.efficiency_bias:+.2f} on the mean)"
+        )
+    return text
+
+
+def _clock(time_s: float) -> str:
+    return datetime.datetime.fromtimestamp(time_s).strftime("%m-%d %H:%M:%S")
