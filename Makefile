@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test check install bench bench-overhead bench-engine bench-scaling bench-control-plane clean
+.PHONY: demo test check install bench bench-autoscaling prove-ssh bench-overhead bench-engine bench-scaling bench-control-plane clean
 
 demo: install
 	nfold demo
@@ -40,6 +40,14 @@ bench-overhead: install
 
 bench-scaling: install
 	python benchmarks/scaling.py
+
+bench-autoscaling: install
+	python benchmarks/autoscaling.py
+	python benchmarks/autoscaling.py --kill
+
+# As root, with iproute2, util-linux, openssh-server and rsync.
+prove-ssh: install
+	python benchmarks/listed_hosts.py
 
 # About an hour and a half; keeps each measurement's last line.
 CONTROL_PLANE := offline server interactive peak rival mixed growth streams

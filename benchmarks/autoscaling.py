@@ -1,6 +1,6 @@
 """Ray's autoscaler adds and ends nodes of this machine under a load that steps up and down: no request may notice.
 
-    python benchmarks/autoscaling.py [--events 20] [--kill]
+    python benchmarks/autoscaling.py [--events 20 | --short | --kill]
 
 A local cluster serves the default model and a simulated one. Clients hold streams of the OpenAI API open and check
 that each ends with all its tokens. Step by step the load of one model rises or falls, and its nodes with it: the
@@ -9,13 +9,13 @@ controller, a node and the gateway are killed in the middle of a step. Last line
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ import psutil
 from autoscaling_drive import ClientProcess, Event, Stage, run_stage
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.controller.actuation import Actual
+from nfold.cluster.processes import session_processes
 from nfold.cluster.service import api_url, start_service, stop_service
 
 COMPUTING, SIMULATED = "cpu", "simulated-MI300X-4"
 POOLS = {COMPUTING: "sums--CPU", SIMULATED: "big--simulated-MI300X"}
 MODELS = {COMPUTING: "sums", SIMULATED: "big"}
 STREAMS_PER_NODE = {COMPUTING: 2, SIMULATED: 8}
+PATH, SHORT = (SIMULATED, COMPUTING, SIMULATED), (SIMULATED,)
 MOST = {COMPUTING: 2, SIMULATED: 3}
 
 
@@ -66,9 +68,8 @@ def config_of(port: int) -> NfoldConfig:
     )
 
 
-def stages() -> Iterator[Stage]:
-    """One node more or fewer in each, without end."""
-    path = [SIMULATED, COMPUTING, SIMULATED]
+def stages(path: Sequence[str]) -> Iterator[Stage]:
+    """One node more in each, of these types in turn, then one fewer; without end."""
     counts = dict.fromkeys(POOLS, 1)
     for change in itertools.cycle([1, -1]):
         for node_type in path if change > 0 else reversed(path):
@@ -95,21 +96,11 @@ def killings() -> Iterator[Stage]:
 
 
 def kill_serve_controller(actual: Actual) -> tuple[str, str]:
-    return _kill_process("Serve's controller", "ServeController")
+    return _kill("ray::ServeController", "Serve's controller"), ""
 
 
 def kill_gateway(actual: Actual) -> tuple[str, str]:
-    return _kill_process("the gateway", "autoscaling:gateway")
-
-
-def _kill_process(name: str, title: str) -> tuple[str, str]:
-    """By the title that Ray gives its workers."""
-    ours = psutil.Process(int(os.environ["NFOLD_SUPERVISOR"])).children(recursive=True)
-    found = [process for process in ours if process.cmdline() and title in process.cmdline()[0]]
-    assert found, sorted({" ".join(process.cmdline())[:60] for process in ours if process.is_running()})
-    for process in found:
-        process.send_signal(signal.SIGKILL)
-    return f"killed {name}", ""
+    return _kill("autoscaling:gateway", "the gateway"), ""
 
 
 def kill_node(actual: Actual) -> tuple[str, str]:
@@ -117,11 +108,19 @@ def kill_node(actual: Actual) -> tuple[str, str]:
     serving = {replica.node_id for replica in actual.replicas if replica.state == "running"}
     nodes = [node for node in actual.nodes if node.node_type == SIMULATED and node.node_id in serving]
     victim = max(nodes, key=lambda node: node.since_s).node_id
-    for process in psutil.Process(int(os.environ["NFOLD_SUPERVISOR"])).children(recursive=True):
-        if process.name() == "raylet" and f"--node_id={victim}" in process.cmdline():
-            process.kill()
-            return "killed a node that serves", victim
-    raise AssertionError(f"no raylet of node {victim}")
+    return _kill(f"--node_id={victim}", "a node that serves", program="raylet"), victim
+
+
+def _kill(word: str, name: str, program: str = "") -> str:
+    """The processes of the cluster with this in their command line."""
+    num_killed = 0
+    for process in session_processes(int(os.environ["NFOLD_SUPERVISOR"])):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+            if program in process.name() and word in " ".join(process.cmdline()):
+                process.kill()
+                num_killed += 1
+    assert num_killed, f"nothing runs that is {name}"
+    return f"killed {name}"
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -143,7 +142,11 @@ def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess)
     actuator = RayActuator(config, find_node_types(config))
     events: list[Event] = []
     begin = time.monotonic()
-    plan = killings() if args.kill else itertools.islice(stages(), args.events)
+    plan = (
+        killings()
+        if args.kill
+        else itertools.islice(stages(SHORT if args.short else PATH), 2 if args.short else args.events)
+    )
     for number, each in enumerate(plan, 1):
         event = run_stage(actuator, clients, each, number)
         events.append(event)
@@ -161,7 +164,17 @@ def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess)
         "first_error": counts["first_error"],
         "longest_event_s": max(event.seconds for event in events),
         "seconds": time.monotonic() - begin,
-        "killed": [event.disturbed for event in events if event.disturbed],
+        "list": [
+            {
+                "name": event.name,
+                "seconds": round(event.seconds, 1),
+                "disturbed": event.disturbed,
+                "num_failed": event.num_failed,
+                "num_cut": event.num_cut,
+                "flaps": event.flaps,
+            }
+            for event in events
+        ],
         "simulated": True,
     }
 
@@ -169,6 +182,7 @@ def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=20)
+    parser.add_argument("--short", action="store_true", help="one node more, one fewer")
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--steps", action="store_true", help="show what was seen at each tick")
     parser.add_argument("--tokens", type=int, default=200, help="of the longest answers")

@@ -71,7 +71,7 @@ class Clients:
         prompt = [self._random.randint(LOWEST_ID, HIGHEST_ID) for _ in range(PROMPT_TOKENS)]
         body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "seed": 1, "ignore_eos": True}
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-        num_tokens, finish, told_end = 0, None, False
+        num_tokens, finish, began, told_end = 0, None, False, False
         try:
             async with client.stream("POST", f"{self._url}/completions", json=body) as response:
                 if response.status_code != 200:
@@ -81,14 +81,14 @@ class Clients:
                     told_end = told_end or line == "data: [DONE]"
                     if not line.startswith("data: {"):
                         continue
-                    event = json.loads(line[6:])
+                    event, began = json.loads(line[6:]), True
                     if "error" in event:
                         return await self._fail(f"in a stream: {event['error']}", began=True)
                     for choice in event["choices"]:
                         finish = choice["finish_reason"] or finish
                     num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
         except httpx.HTTPError as error:
-            return await self._fail(f"{type(error).__name__}: {error}", began=num_tokens > 0 or finish is not None)
+            return await self._fail(f"{type(error).__name__}: {error}", began=began)
         if num_tokens != max_tokens or finish != "length" or not told_end:
             await self._fail(
                 f"{num_tokens} of {max_tokens} tokens, finish {finish}, end told {told_end}", began=True

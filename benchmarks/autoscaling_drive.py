@@ -122,7 +122,7 @@ def run_stage(
         here = ready_nodes(actual)
         if seen is not None and here != seen:
             event.first_node_s = event.first_node_s or elapsed_s
-            event.flaps += _against(seen, here, stage.nodes)
+            event.flaps += 0 if killed else _against(seen, here, stage.nodes)
         seen = here
         event.steps.append(f"{elapsed_s:5.1f} s: {describe(actual)}")
         if stage.disturb is not None and not event.disturbed and elapsed_s > TICK_S:

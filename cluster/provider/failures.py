@@ -1,6 +1,6 @@
 """Why a host could not be added: told by node providers, read by the controller, through Ray's key-value store.
 
-    nfold/hosts/<host>     HostFailure   until the host joins
+    nfold-hosts/<host>     HostFailure   until the host joins
 
 Ray's autoscaler has no place for a provider's reasons, and runs in a process that has not joined the cluster.
 """
@@ -11,7 +11,7 @@ import msgspec
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
 NAMESPACE = b"nfold"
-PREFIX = b"nfold/hosts/"
+PREFIX = b"nfold-hosts/"  # no service can be named so that its keys begin with this
 TIMEOUT_S = 10.0
 
 

@@ -15,6 +15,7 @@ class HostsConfig(BaseModel):
     """
     Attributes:
         head_ip: of the host that runs the head and the autoscaler.
+        head_type: its node type.
         head_port: where Ray's head listens.
         hosts: of each node type, those that may be added, in order of preference; names or addresses.
         ssh_user, ssh_private_key, ssh_port: how the head reaches them; the key is a file on the head.
@@ -31,6 +32,7 @@ class HostsConfig(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)  # Ray has fields of its own in this section
 
     head_ip: str
+    head_type: str
     hosts: dict[str, tuple[str, ...]]
     ssh_user: str
     head_port: Annotated[int, Field(ge=1, le=65535)] = 6379

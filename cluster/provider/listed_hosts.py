@@ -114,6 +114,7 @@ class ListedHosts(NodeProvider):
         provider.setdefault("launcher", True)
         provider.setdefault("disable_node_updaters", True)
         defaults = {
+            "head_type": cluster_config["head_node_type"],
             "ssh_user": auth.get("ssh_user"),
             "copy_paths": list(cluster_config.get("file_mounts") or {}),
             "setup_commands": cluster_config.get("worker_setup_commands"),
@@ -142,7 +143,7 @@ class ListedHosts(NodeProvider):
     def _head_tags(self) -> Tags:
         """Where the autoscaler runs, the head runs; the launching machine remembers what it started."""
         if not self._is_launcher:
-            return _tags(self._config.head_ip, self.provider_config.get("head_type", ""), NODE_KIND_HEAD, "")
+            return _tags(self._config.head_ip, self._config.head_type, NODE_KIND_HEAD, "")
         return json.loads(self._head_file.read_text()) if self._head_file.exists() else {}
 
     def _write_head_tags(self, tags: Tags) -> None:

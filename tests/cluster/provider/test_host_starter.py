@@ -13,6 +13,7 @@ from nfold.models.errors import ConfigError, HostError
 
 CONFIG = HostsConfig(
     head_ip="10.0.0.1",
+    head_type="head",
     ssh_user="me",
     hosts={"big": ("a", "b"), "small": ("c",)},
     copy_paths=("~/nfold",),
@@ -223,8 +224,11 @@ def test_hosts_taken_from_the_list_stay_while_in_use(tmp_path: Path) -> None:
     ("fields", "problem"),
     [
         ({"hosts": {}, "ssh_user": "me"}, r"provider\.head_ip: got 'nothing'"),
-        ({"head_ip": "h", "hosts": {"x": ["a"], "y": ["a"]}, "ssh_user": "me"}, "one node type; a stands twice"),
-        ({"head_ip": "h", "hosts": {}, "ssh_user": "me", "ssh_port": 0}, r"provider\.ssh_port"),
+        (
+            {"head_ip": "h", "head_type": "t", "hosts": {"x": ["a"], "y": ["a"]}, "ssh_user": "me"},
+            "one node type; a stands twice",
+        ),
+        ({"head_ip": "h", "head_type": "t", "hosts": {}, "ssh_user": "me", "ssh_port": 0}, r"provider\.ssh_port"),
     ],
 )
 def test_a_wrong_section_names_its_field(fields: dict[str, object], problem: str) -> None:

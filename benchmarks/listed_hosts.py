@@ -1,0 +1,225 @@
+"""Over real ssh: `ray up` of `ray_cluster.yaml`, then a listed host joins under load and leaves when idle.
+
+    sudo -E python benchmarks/listed_hosts.py [--keep DIRECTORY]
+
+Hosts are network, pid, mount and uts namespaces of this machine, each with its own sshd (see
+tests/support/netns_hosts.sh; needs root, iproute2, util-linux, openssh-server and rsync). Of the cluster file only
+what is marked EDIT there is replaced, accelerators are simulated, and nothing is installed. The first listed host
+does not exist, and has to be passed over. Last line: JSON.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from nfold.cluster.config import NfoldConfig
+from nfold.cluster.service import api_url, start_service, stop_service
+from nfold.deployments.placement import simulated_resources
+from nfold.models.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = Path(sys.prefix)
+NET = "10.77.0"
+HEAD, SILENT = f"{NET}.1", f"{NET}.9"
+NUM_HOSTS = 3
+TYPE, ACCELERATOR = "mi300x-4", "MI300X"
+STREAMS_PER_NODE = 8
+LAUNCHER = "100"
+
+
+class Machines:
+    """The namespaces, until the block ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._hosts: subprocess.Popen[str] | None = None
+        self._prefix = ""
+
+    def __enter__(self) -> "Machines":
+        script = [str(ROOT / "tests/support/netns_hosts.sh"), str(self.directory), str(NUM_HOSTS), str(ENVIRONMENT)]
+        self._hosts = subprocess.Popen(["bash", *script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._hosts.stdout is not None
+        word, _, self._prefix = self._hosts.stdout.readline().strip().partition(" ")
+        if word != "ready":
+            raise SystemExit("the namespaces could not be made; see above")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self._hosts is not None
+        assert self._hosts.stdin is not None
+        self._hosts.stdin.close()
+        self._hosts.wait(30)
+
+    def launch(self, *command: str) -> None:
+        """On the machine beside the hosts, with a home and a /tmp/ray of its own."""
+        for name in ("home", "ray"):
+            (self.directory / name).mkdir(exist_ok=True)
+        own = f"mount --bind {self.directory}/ray /tmp/ray && exec {shlex.join(command)}"
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        variables = {
+            "HOME": f"{self.directory}/home",
+            "TMPDIR": str(self.directory),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        subprocess.run(
+            ["ip", "netns", "exec", f"{self._prefix}-{LAUNCHER}", "unshare", "--mount", "bash", "-c", own],
+            env={**os.environ, **variables, "PATH": f"{ENVIRONMENT}/bin:{os.environ['PATH']}"},
+            check=True,
+            timeout=300,
+        )
+
+    def on(self, host: str, command: str, timeout_s: float = 300) -> str:
+        """Standard output of a command in a login shell there; what it prints is shown as it comes."""
+        options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+        login = f"bash --login -i -c {shlex.quote(f'source ~/.bashrc; {command}')} 2>&1"
+        ssh = ["ssh", "-i", f"{self.directory}/key", *options.split(), f"root@{host}", login]
+        lines: list[str] = []
+        with subprocess.Popen(
+            ["ip", "netns", "exec", f"{self._prefix}-{LAUNCHER}", "timeout", f"{timeout_s:g}", *ssh],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "job control" not in line and "terminal process group" not in line:
+                    lines.append(line)
+                    print(f"    {line}" if not line.startswith("{") else "", end="", flush=True)
+        if process.returncode:
+            raise SystemExit(f"{host}: `{command}` ended with status {process.returncode}")
+        return "".join(lines)
+
+
+def cluster_yaml(directory: Path) -> dict[str, Any]:
+    """`ray_cluster.yaml` for these hosts."""
+    config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+    resources = {"CPU": 1.0, **simulated_resources(ACCELERATOR, 4, 1)}
+    head_type = config["head_node_type"]
+    config["provider"] |= {"head_ip": HEAD, "hosts": {TYPE: [SILENT, f"{NET}.2", f"{NET}.3"]}}
+    config["available_node_types"] = {
+        head_type: config["available_node_types"][head_type] | {"resources": resources},
+        TYPE: {"resources": resources, "labels": {"nfold-node-type": TYPE}, "node_config": {}, "max_workers": 2},
+    }
+    config["auth"] = {"ssh_user": "root", "ssh_private_key": f"{directory}/key"}
+    config["file_mounts"] = {"~/.ray/auth_token": f"{directory}/auth_token"}
+    config["setup_commands"] = []
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        config[key] = [_start_command(command) for command in config[key]]
+    return config
+
+
+def _start_command(command: str) -> str:
+    """Simulated accelerators are what the node type says; the rest is as in the file."""
+    command = command.replace("$HOME/nfold-venv", str(ENVIRONMENT)).replace(" RAY_OVERRIDE_RESOURCES;", ";")
+    return command.replace("--object-store-memory=2147483648", "--object-store-memory=80000000 --num-cpus=1")
+
+
+def measure(directory: Path, seconds: dict[str, float]) -> dict[str, Any]:
+    (directory / "auth_token").write_text(secrets.token_hex(32))
+    path = directory / "cluster.yaml"
+    path.write_text(yaml.safe_dump(cluster_yaml(directory)))
+    with Machines(directory) as machines:
+        with _timed("hosts and ray up", seconds):
+            machines.launch("ray", "up", "-y", "--no-config-cache", "--disable-usage-stats", str(path))
+        try:
+            with _timed("serving", seconds):
+                said = machines.on(HEAD, f"cd {ROOT} && python benchmarks/listed_hosts.py --on-head")
+        except SystemExit:
+            machines.on(HEAD, "tail -n 60 /tmp/ray/session_latest/logs/monitor.* | grep -v legacy; ray status")
+            raise
+        with _timed("ray down", seconds):
+            machines.launch("ray", "down", "-y", str(path))
+        return json.loads(said.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    begin = time.monotonic()
+    print(f"  {name}", flush=True)
+    yield
+    seconds[name] = round(time.monotonic() - begin, 1)
+
+
+def serve_on_head() -> dict[str, Any]:
+    """What is done on the head: serve, step the load up and down, look at the events."""
+    from autoscaling_drive import ClientProcess, Stage, run_stage
+
+    config = NfoldConfig.model_validate(
+        {
+            "name": "hosts",
+            "cluster": {"address": "auto"},
+            "drain_timeout_s": 60,
+            "models": [
+                {
+                    "name": "big",
+                    "path": "simulated",
+                    "pools": [{"accelerator": ACCELERATOR, "num_replicas": 1}],
+                    "engine": {"engine": "simulated", "simulated": {"scenario": "interactive"}},
+                }
+            ],
+        }
+    )
+    home = Settings.from_environment().home
+    state = start_service(config, home, lambda text: print(text, flush=True))
+    try:
+        from nfold.cluster.controller.actuation import NodeState
+        from nfold.cluster.controller.actuator import RayActuator, find_node_types
+
+        actuator = RayActuator(config, find_node_types(config))
+        pool = next(iter(config.pools))
+        counts = [("idle", 0), ("a listed host joins under load", 1), ("it leaves when idle", 0)]
+        events = []
+        with ClientProcess(api_url(config), 200) as clients:
+            for number, (name, hosts) in enumerate(counts, 1):
+                stage = Stage(name, {"big": STREAMS_PER_NODE * (1 + hosts)}, {TYPE: hosts}, {pool: 1 + hosts})
+                events.append(run_stage(actuator, clients, stage, number, hold_s=5.0))
+                print(events[-1], flush=True)
+                print("\n".join(f"    {step}" for step in events[-1].steps), flush=True)
+            ended = clients.end()
+        refused = [node for node in actuator.observe().nodes if node.state == NodeState.FAILED]
+        for node in refused:
+            print(f"{node.node_id}: {node.reason}", flush=True)
+        return {
+            "events": len(events) - 1,
+            "num_failed": ended["num_failed"],
+            "num_cut": ended["num_cut"],
+            "num_done": ended["num_done"],
+            "flaps": sum(event.flaps for event in events),
+            "joined_s": events[1].first_node_s,
+            "left_s": events[2].first_node_s,
+            "passed_over": sorted({node.node_id for node in refused}),
+            "simulated": True,
+        }
+    finally:
+        stop_service(state, home, lambda text: None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--on-head", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", type=Path, help="a directory for keys and logs, instead of one that goes away")
+    args = parser.parse_args()
+    if args.on_head:
+        print(json.dumps(serve_on_head()))
+        return
+    if os.geteuid():
+        raise SystemExit("needs root, for the namespaces")
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="nfold-hosts-") as temporary:
+        figures = measure(args.keep or Path(temporary), seconds)
+    print(json.dumps(figures | {"seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
