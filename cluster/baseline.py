@@ -6,19 +6,21 @@ refuses one whose weights or engine settings differ and names the difference.
 
 import hashlib
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from ..models.engine.simulated.profile import PROFILES
 from ..models.errors import CheckpointError, StateError
 from .latency import Percentiles
-from .ledger import Yardstick
+from .ledger import Saturation, StepCurve, Yardstick
 from .load_result import StepTimePoint
 from .provenance import Provenance
 from .record import Record
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _WHOLE_FILE_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _NUM_CHUNKS = 64
@@ -29,6 +31,8 @@ Setting = str | int | float | bool
 _IGNORED_SETTINGS = ("model_dir", "device")
 _LOOSE_SETTINGS = ("num_kv_blocks", "kv_cache_bytes")
 _LOOSE_SHARE = 0.1
+# Of a simulated engine.
+FAULTS = "faults"
 
 
 class BaselineKey(Record):
@@ -60,29 +64,33 @@ class Baseline(Record):
 
     Attributes:
         key: what it is looked up by.
-        weights: content hash of the checkpoint, see `hash_weights`.
+        weights: content hash of what `weights_name` names: a checkpoint, see `hash_weights`, or the profile of a
+            simulated accelerator.
         engine: `native`, `simulated`, ...
         settings: the engine's settings as effective.
         node: the node that was measured.
         num_replicas: replicas of the model on that node.
         concurrency: requests kept in flight per replica.
         num_in_flight: requests per replica that its engine held, mean over the window.
-        overhead_share: of the engines' time with work, what they spent between steps.
         tokens_per_s: output tokens of the whole node, median of `repeats`.
         repeats: output tokens/s of each repeat.
-        step_times: the step-time curve, by growing batch; empty when the engine does not tell.
+        step_times: measured step times by growing batch; empty when the engine does not tell.
+        curve: what was fitted to the engines' steps; from saturation alone it tells little of smaller batches. None
+            when the engine does not tell of its steps.
+        saturation: how one replica worked at saturation; with the curve.
+        roofline_tokens_per_s: what the load generator alone reaches, against replicas that compute nothing.
     """
 
     format_version: int = FORMAT_VERSION
     key: BaselineKey
     weights: str
+    weights_name: str = ""
     engine: str
     settings: dict[str, Setting]
     node: str
     num_replicas: int = Field(ge=1)
     concurrency: int = Field(ge=1)
     num_in_flight: float = Field(gt=0)
-    overhead_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     tokens_per_s: float = Field(gt=0)
     repeats: list[float] = Field(min_length=1)
     window_s: float
@@ -90,6 +98,9 @@ class Baseline(Record):
     tpot_s: Percentiles | None
     e2e_s: Percentiles | None
     step_times: list[StepTimePoint]
+    curve: StepCurve | None = None
+    saturation: Saturation | None = None
+    roofline_tokens_per_s: float | None = None
     provenance: Provenance
 
     @property
@@ -99,11 +110,16 @@ class Baseline(Record):
     @property
     def spread(self) -> float:
         """(highest - lowest) / median of the repeats."""
-        return (max(self.repeats) - min(self.repeats)) / self.tokens_per_s
+        return spread_of(self.repeats)
 
     @property
     def yardstick(self) -> Yardstick:
-        return Yardstick(self.tokens_per_s / self.num_replicas, self.num_in_flight, self.overhead_share)
+        return Yardstick(self.tokens_per_s / self.num_replicas, self.num_in_flight, self.curve, self.saturation)
+
+
+def spread_of(rates: Sequence[float]) -> float:
+    """(highest - lowest) / median."""
+    return (max(rates) - min(rates)) / statistics.median_low(rates)
 
 
 def keep_baseline(baseline: Baseline, home: Path) -> Path:
@@ -156,6 +172,8 @@ def differences_from(baseline: Baseline, *, weights: str, settings: Mapping[str,
 
 
 def _same_setting(name: str, then: Setting | None, now: Setting | None) -> bool:
+    if name == FAULTS:
+        return not then  # what faults a replica has is what its ledger is to tell
     if name in _LOOSE_SETTINGS and isinstance(then, int) and isinstance(now, int):
         return abs(now - then) <= _LOOSE_SHARE * then
     return name in _IGNORED_SETTINGS or then == now
@@ -185,3 +203,8 @@ def hash_weights(directory: Path) -> str:
                 file.seek((size - _CHUNK_BYTES) * i // (_NUM_CHUNKS - 1))
                 digest.update(file.read(_CHUNK_BYTES))
     return digest.hexdigest()
+
+
+def hash_profile(name: str, directory: Path = PROFILES) -> str:
+    """SHA-256 of the profile that a simulated accelerator's steps follow."""
+    return hashlib.sha256((directory / f"{name}.json").read_bytes()).hexdigest()

@@ -4,6 +4,7 @@ What imports Ray is imported inside the verbs: Ray reads its environment when it
 wait for it.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -14,12 +15,20 @@ from rich.console import Console
 
 from ..models.errors import NfoldError
 from ..models.settings import Settings
-from .bench.command import bench
+from .bench.command import bench, compare, report, submission, verify
 from .chat import stream_chat
 from .config import NfoldConfig, load_config
 from .controller.commands import history, why
 from .run_state import RunState, find_run
-from .service import api_url, listeners, only_model, running_service, start_service, stop_service
+from .service import (
+    api_url,
+    listeners,
+    observer_url,
+    only_model,
+    running_service,
+    start_service,
+    stop_service,
+)
 from .terminal import show_error, told_progress, wait_for_signal
 
 app = typer.Typer(
@@ -137,6 +146,36 @@ def baseline(
 
 
 @app.command()
+def ledger(
+    model: Model = None,
+    by: Annotated[str | None, typer.Option(help="Also each pool, node or replica.")] = None,
+    watch: Annotated[bool, typer.Option(help="Show it anew each second, until Ctrl-C.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw the longest window of one model into this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    name: Name = None,
+) -> None:
+    """Where the tokens went: the gap between the baselines and what comes out, split into named losses."""
+    config = find_run(_home(), name).config
+    from .ledger_view import check_by, draw, fetch, render
+    from .ledger_view import watch as watch_ledger
+
+    parts, url = check_by(by), observer_url(config)
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            watch_ledger(url, model, parts, console)
+        return
+    models = fetch(url)
+    if svg is not None:
+        chosen = model or only_model(config)
+        draw(models, chosen, svg)
+        console.print(f"drawn into {svg}", soft_wrap=True, markup=False)
+    elif as_json:
+        console.print_json(json.dumps({each: entry["ledgers"] for each, entry in models.items()}))
+    else:
+        console.print(render(models, model, parts))
+
+
+@app.command()
 def chat(
     text: Annotated[str, typer.Argument(help="What to say.")],
     model: Annotated[str | None, typer.Option(help="The served model; not needed when there is only one.")] = None,
@@ -158,6 +197,10 @@ def demo(keep: Annotated[bool, typer.Option(help="Leave the service running at t
 
 
 app.command()(bench)
+app.command()(verify)
+app.command()(compare)
+app.command()(report)
+app.command()(submission)
 app.command()(history)
 app.command()(why)
 

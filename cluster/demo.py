@@ -86,5 +86,15 @@ def _show_chat(config: NfoldConfig, console: Console) -> None:
 def _measure(config: NfoldConfig, home: Path, progress: Progress) -> ScalingReport:
     from .measuring import measure_all_nodes, take_baseline  # imports Ray
 
-    baseline = take_baseline(config, home, only_model(config), progress, repeats=REPEATS, settings=LOAD)
+    # Short: what the curve and the load generator's own limit would tell is for `nfold baseline`.
+    baseline = take_baseline(
+        config,
+        home,
+        only_model(config),
+        progress,
+        repeats=REPEATS,
+        settings=LOAD,
+        curve=False,
+        roofline=False,
+    )
     return measure_all_nodes(config, baseline, progress, settings=LOAD)

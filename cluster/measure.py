@@ -13,16 +13,21 @@ from ..deployments.router import Router, RouterSettings
 from ..models.errors import StateError, UnavailableError
 from .arrivals import ClosedLoop
 from .baseline import Baseline, BaselineKey
-from .ledger import overhead_share
+from .ledger import fit_curve, saturation_of, spans
 from .load import POLL_S, LoadSettings, run_load
 from .load_result import LoadResult, StepTimePoint
 from .provenance import provenance
+from .roofline import empty_replicas
 from .workloads import Workload
 
 # Of a replica's slots: with some requests beyond them, a slot that frees is taken at once.
 SATURATING_SHARE = 1.25
 CURVE_FACTOR = 4
 CURVE_WINDOW_S = 3.0
+# Of what the load generator reaches alone.
+MAX_ROOFLINE_SHARE = 0.7
+MAX_CLIENT_CPU_SHARE = 0.9
+ROOFLINE_LOAD = LoadSettings(warmup_s=0.5, window_s=2.0)
 
 Progress = Callable[[str], None]
 
@@ -117,11 +122,14 @@ def measure_baseline(
     workload: Workload,
     *,
     weights: str,
+    weights_name: str = "",
     node_id: str | None = None,
     concurrency: int | None = None,
     repeats: int = 3,
     settings: LoadSettings = LoadSettings(),  # noqa: B008
     curve: bool = False,
+    max_spread: float | None = None,
+    roofline: bool = False,
     node_names: Mapping[str, str] | None = None,
     progress: Progress = lambda line: None,
 ) -> Baseline:
@@ -129,13 +137,15 @@ def measure_baseline(
 
     Args:
         addresses: replicas of one model, on any nodes.
-        weights: `hash_weights` of the model's directory.
+        weights, weights_name: see `Baseline`.
         node_id: the node to measure; None takes the one with the most replicas.
         concurrency: requests in flight per replica; None takes `saturating_concurrency`.
         curve: also measure step times under 1, 4, 16, ... requests per replica, a few seconds each.
+        max_spread: of the repeats, at most; None takes any.
+        roofline: first measure what this load generator reaches against replicas that compute nothing.
 
     Raises:
-        StateError: see `replicas_of_one_node`.
+        StateError: see `replicas_of_one_node`, `build_baseline` and `check_baseline`.
         And as `run_load` and `measuring_router`.
     """
     chosen = replicas_of_one_node(addresses, node_id)
@@ -154,6 +164,7 @@ def measure_baseline(
         num_asked += result.num_submitted
         return result
 
+    reached = measure_roofline(chosen, workload, per_replica, progress) if roofline else None
     with measuring_router(chosen, keys) as router:
         results = [run(per_replica, settings, f"repeat {i + 1} of {repeats}") for i in range(repeats)]
         short = replace(settings, window_s=min(CURVE_WINDOW_S, settings.window_s))
@@ -163,7 +174,52 @@ def measure_baseline(
             else []
         )
     node = names.get(chosen[0].node_id, chosen[0].node_id)
-    return build_baseline(chosen, workload.name, weights, per_replica, results, points, node)
+    baseline = build_baseline(chosen, workload.name, weights, per_replica, results, points, node, weights_name)
+    baseline = baseline.model_copy(update={"roofline_tokens_per_s": reached})
+    check_baseline(baseline, max_spread, max(result.client_cpu_share for result in results))
+    return baseline
+
+
+def measure_roofline(
+    replicas: Sequence[ReplicaAddress], workload: Workload, concurrency: int, progress: Progress
+) -> float:
+    """Output tokens/s that this load generator reaches on so many replicas that compute nothing.
+
+    Args:
+        concurrency: requests in flight per replica.
+
+    Raises: as `run_load`, and StateError when they do not start.
+    """
+    progress("what the load generator reaches alone")
+    with empty_replicas(replicas) as addresses:
+        result = measure_load(addresses, None, workload, concurrency=concurrency, settings=ROOFLINE_LOAD)
+    return result.output_tokens_per_s
+
+
+def check_baseline(baseline: Baseline, max_spread: float | None, client_cpu_share: float) -> None:
+    """Whether it is one of the replicas, and certain enough.
+
+    Raises:
+        StateError: the load generator was the limit, or the repeats differ too much; with the measured figures.
+    """
+    rate, roofline = baseline.tokens_per_s, baseline.roofline_tokens_per_s
+    if roofline is not None and rate > MAX_ROOFLINE_SHARE * roofline:
+        raise StateError(
+            f"no baseline: {rate:,.0f} tokens/s were measured, and this load generator reaches no more than "
+            f"{roofline:,.0f} against replicas that compute nothing; it must be the limit of neither "
+            f"(at most {MAX_ROOFLINE_SHARE:.0%} of that). Measure fewer replicas, or from a faster machine"
+        )
+    if roofline is not None and client_cpu_share > MAX_CLIENT_CPU_SHARE:
+        raise StateError(
+            f"no baseline: the load generator took {client_cpu_share:.0%} of a core, more than "
+            f"{MAX_CLIENT_CPU_SHARE:.0%}: it was the limit. Measure fewer replicas, or from a faster machine"
+        )
+    if max_spread is not None and baseline.spread > max_spread:
+        rates = ", ".join(f"{each:,.0f}" for each in baseline.repeats)
+        raise StateError(
+            f"no baseline: the repeats gave {rates} tokens/s, which differ by {baseline.spread:.1%}, more than "
+            f"{max_spread:.1%}. Keep the machine free of other work, or measure longer with --window"
+        )
 
 
 def build_baseline(
@@ -174,6 +230,7 @@ def build_baseline(
     results: Sequence[LoadResult],
     curve: Sequence[LoadResult],
     node: str,
+    weights_name: str = "",
 ) -> Baseline:
     """Out of the repeats at saturation and, for the step-time curve, runs under less. Latencies are those of the
     repeat with the median rate.
@@ -188,16 +245,21 @@ def build_baseline(
     address, rates = replicas[0], [result.output_tokens_per_s for result in results]
     median = statistics.median_low(rates)
     typical = results[rates.index(median)]
+    fitted = fit_curve([span.steps for result in (*curve, *results) for span in spans(result.samples)])
+    saturation = None
+    at_saturation = spans(typical.samples)
+    if fitted is not None and any(span.steps.num_steps for span in at_saturation):
+        saturation, fitted = saturation_of(at_saturation, fitted)
     return Baseline(
         key=BaselineKey(model=address.model, accelerator=address.accelerator, tp=address.tp, workload=workload),
         weights=weights,
+        weights_name=weights_name,
         engine=address.engine,
         settings=address.settings,
         node=node,
         num_replicas=len(replicas),
         concurrency=concurrency,
         num_in_flight=statistics.fmean(_in_flight(result) for result in results) / len(replicas),
-        overhead_share=overhead_share(typical.samples),
         tokens_per_s=median,
         repeats=rates,
         window_s=typical.window_s,
@@ -205,6 +267,8 @@ def build_baseline(
         tpot_s=typical.tpot_s,
         e2e_s=typical.e2e_s,
         step_times=_curve([*curve, *results]),
+        curve=fitted,
+        saturation=saturation,
         provenance=provenance(),
     )
 

@@ -6,7 +6,7 @@ from ..deployments import discovery
 from ..deployments.addresses import ReplicaAddress
 from ..deployments.config import EMBEDDED_MODEL, ServedModelConfig
 from ..models.errors import CheckpointError, StateError
-from .baseline import Baseline, BaselineKey, hash_weights, keep_baseline, load_baseline
+from .baseline import Baseline, BaselineKey, hash_profile, hash_weights, keep_baseline, load_baseline
 from .config import NfoldConfig
 from .ledger import account
 from .load import LoadSettings
@@ -27,29 +27,36 @@ def take_baseline(
     workload: str | None = None,
     repeats: int = 3,
     settings: LoadSettings = LoadSettings(),  # noqa: B008
-    curve: bool = False,
+    curve: bool = True,
+    max_spread: float | None = None,
+    roofline: bool = True,
 ) -> Baseline:
     """Measure one node of the running service at saturation, keep the result, and tell the service's observer.
 
     Args:
         workload: by name; None takes `sums` for the model that comes with nfold, else `random`.
-        curve: also measure the step-time curve.
+        curve: also measure the step-time curve; without it, the ledger cannot tell losses within steps apart.
+        max_spread, roofline: see `measure_baseline`.
 
     Raises:
-        StateError: no such model, no replica of it is ready, or requests failed.
+        StateError: no such model, no replica of it is ready, requests failed, or it is not certain enough.
         ConfigError: no such workload.
         CheckpointError: the model's directory cannot be read here.
     """
     served, replicas = served_model(config, model), replicas_of(config, model)
     progress("preparing the load")
+    weights, weights_name = weights_of(served, replicas[0])
     baseline = measure_baseline(
         replicas,
         discovery.service_keys(config.name),
         workload_of(served, workload, replicas[0]),
-        weights=hash_weights(served.directory),
+        weights=weights,
+        weights_name=weights_name,
         repeats=repeats,
         settings=settings,
         curve=curve,
+        max_spread=max_spread,
+        roofline=roofline,
         node_names=node_names(),
         progress=progress,
     )
@@ -114,6 +121,19 @@ def replicas_of(config: NfoldConfig, model: str) -> list[ReplicaAddress]:
     return replicas
 
 
+def weights_of(model: ServedModelConfig, replica: ReplicaAddress) -> tuple[str, str]:
+    """Hash and name of what decides how fast the model's replicas are: its checkpoint, or the profile that a
+    simulated one follows.
+
+    Raises:
+        CheckpointError: the model's directory cannot be read here.
+    """
+    if model.simulated is None:
+        return hash_weights(model.directory), model.directory.name
+    name = model.simulated.profile(replica.accelerator).name
+    return hash_profile(name), f"profile {name}"
+
+
 def workload_of(model: ServedModelConfig, name: str | None, replica: ReplicaAddress) -> Workload:
     """The load of this name; None takes the model's usual one."""
     return make_workload(name or _usual_workload(model), model.directory, max_model_len=replica.max_model_len)
@@ -135,7 +155,7 @@ def publish_kept_baselines(config: NfoldConfig, home: Path) -> list[str]:
         for (accelerator, tp), replica in sorted(kinds.items()):
             key = BaselineKey(model=model.name, accelerator=accelerator, tp=tp, workload=_usual_workload(model))
             try:
-                weights = hash_weights(model.directory)
+                weights, _ = weights_of(model, replica)
                 kept = load_baseline(key, home, weights=weights, settings=replica.settings)
             except (StateError, CheckpointError) as error:
                 notes.append(str(error))

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from ..deployments.router_stats import HistogramSnapshot
+from .ledger import total
 from .observer import ServiceReport
 from .service_view import ReplicaView
 
@@ -75,8 +76,8 @@ class ServiceCollector(Collector):
 
 def _counters(report: ServiceReport) -> Iterator[Metric]:
     families = {name: CounterMetricFamily(*COUNTERS[name][:2], labels=COUNTERS[name][2]) for name in COUNTERS}
-    for (name, labels), total in report.counters.items():
-        families[name].add_metric(labels, total)
+    for (name, labels), count in report.counters.items():
+        families[name].add_metric(labels, count)
     yield from families.values()
 
 
@@ -113,33 +114,52 @@ def _replica_gauges(report: ServiceReport) -> Iterator[Metric]:
 
 def _model_gauges(report: ServiceReport) -> Iterator[Metric]:
     queued = GaugeMetricFamily("nfold_requests_queued", "Requests that wait in gateways.", labels=("model",))
-    measured = GaugeMetricFamily(
-        "nfold_measured_tokens_per_second", "Output rate over the ledger's window.", labels=("model",)
-    )
-    provisioned = GaugeMetricFamily(
-        "nfold_provisioned_tokens_per_second", "Sum of baselines over the ledger's window.", labels=("model",)
-    )
+    for model, entry in report.models.items():
+        queued.add_metric((model,), entry.view.num_queued)
+    yield queued
+    yield from _ledger_gauges(report)
+
+
+def _ledger_gauges(report: ServiceReport) -> Iterator[Metric]:
+    """Of each model over each window; of each replica over the shortest: PromQL sums them up to pools and nodes."""
+    labels = ("model", "window")
+    measured = GaugeMetricFamily("nfold_measured_tokens_per_second", "Output rate.", labels=labels)
+    provisioned = GaugeMetricFamily("nfold_provisioned_tokens_per_second", "Sum of baselines.", labels=labels)
     lost = GaugeMetricFamily(
         "nfold_lost_tokens_per_second",
         "The gap between the sum of baselines and what was measured; the reasons sum to it.",
-        labels=("model", "reason"),
+        labels=(*labels, "reason"),
     )
     efficiency = GaugeMetricFamily(
         "nfold_scaling_efficiency_ratio",
         "Measured over the sum of baselines; saturated windows only.",
-        labels=("model",),
+        labels=labels,
+    )
+    hole = GaugeMetricFamily(
+        "nfold_ledger_hole_seconds", "Of the window, what is not accounted for: nobody looked.", labels=labels
+    )
+    of_replicas = GaugeMetricFamily(
+        "nfold_replica_lost_tokens_per_second",
+        "The same gap of each provisioned replica, over the shortest window.",
+        labels=("model", "pool", "node", "replica", "reason"),
     )
     for model, entry in report.models.items():
-        queued.add_metric((model,), entry.view.num_queued)
-        if entry.ledger is None:
-            continue
-        measured.add_metric((model,), entry.ledger.measured)
-        provisioned.add_metric((model,), entry.ledger.baseline)
-        for reason, rate in entry.ledger.losses.items():
-            lost.add_metric((model, reason.replace(" ", "_")), rate)
-        if entry.ledger.efficiency is not None:
-            efficiency.add_metric((model,), entry.ledger.efficiency)
-    yield from (queued, measured, provisioned, lost, efficiency)
+        for seconds, replicas in entry.ledgers.items():
+            ledger = total(replicas.values())
+            assert ledger is not None, "windows without replicas are left out"
+            at = (model, f"{seconds:g}s")
+            measured.add_metric(at, ledger.measured)
+            provisioned.add_metric(at, ledger.baseline)
+            hole.add_metric(at, ledger.hole_s)
+            for reason, rate in ledger.losses.items():
+                lost.add_metric((*at, reason.replace(" ", "_")), rate)
+            if ledger.efficiency is not None:
+                efficiency.add_metric(at, ledger.efficiency)
+        for place, ledger in entry.ledgers[min(entry.ledgers)].items() if entry.ledgers else ():
+            for reason, rate in ledger.losses.items():
+                names = (model, place.pool, place.node, place.replica, reason.replace(" ", "_"))
+                of_replicas.add_metric(names, rate)
+    yield from (measured, provisioned, lost, efficiency, hole, of_replicas)
 
 
 def _histograms(report: ServiceReport) -> Iterator[Metric]:

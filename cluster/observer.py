@@ -5,12 +5,13 @@ No Ray and no HTTP here: `observe` is called about once a second with what was r
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..deployments.router_stats import HistogramSnapshot, RouterSnapshot
 from ..deployments.wire import ReplicaStatus
 from .baseline import Baseline
-from .ledger import Ledger, account, tokens_per_s
+from .ledger import Books, Ledger, ModelCounters, Place, Presence, tokens_per_s, total
+from .provisioned import PoolTarget, Roster
 from .service_view import ModelView, ReplicaView, ServiceView, merge, model_counters, yardstick_name
 from .totals import LatencyTotals, Totals
 
@@ -27,11 +28,15 @@ class Reading:
         snapshots: the latest of each router that is known, stale ones included.
         node_names: by Ray's node id.
         baselines: published for this service.
+        targets: what is wanted of each pool, by its name.
+        quarantined: replicas that are kept out of routing.
     """
 
     snapshots: Sequence[RouterSnapshot]
     node_names: Mapping[str, str] = field(default_factory=dict[str, str])
     baselines: Sequence[Baseline] = ()
+    targets: Mapping[str, PoolTarget] = field(default_factory=dict[str, PoolTarget])
+    quarantined: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,19 @@ class ModelReport:
     Attributes:
         replica_tokens_per_s: output tokens/s by replica id.
         baselines: what its replicas are measured by, by yardstick name.
-        ledger: None without a baseline for each of its replicas, or before the second look.
+        ledgers: by length of the window in seconds, as asked for, and by replica; without those that have no
+            baseline, and empty before the second look.
     """
 
     view: ModelView
     replica_tokens_per_s: Mapping[str, float]
     baselines: Mapping[str, Baseline]
-    ledger: Ledger | None
+    ledgers: Mapping[float, Mapping[Place, Ledger]] = field(default_factory=dict[float, Mapping[Place, Ledger]])
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """Of the whole model over the shortest window."""
+        return total(self.ledgers[min(self.ledgers)].values()) if self.ledgers else None
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,11 @@ class ServiceReport:
     num_routers: int
 
 
+# Seconds over which the ledger is kept.
+WINDOWS_S = (10.0, 60.0, 600.0)
+# Looks further apart than this leave a hole in the books.
+HOLE_AFTER_S = 5.0
+
 EMPTY_REPORT = ServiceReport(ServiceView({}, {}), {}, {}, {}, 0)
 
 
@@ -75,7 +91,7 @@ class Observer:
 
     Args:
         clock: seconds, only forward.
-        window_s: what rates, ledger and efficiency are taken over.
+        window_s: what rates are taken over.
         stale_after_s: a router whose snapshot has not changed for so long says nothing of now; its totals stay.
     """
 
@@ -87,6 +103,8 @@ class Observer:
         self._counters = Totals[CounterKey]()
         self._latencies = LatencyTotals()
         self._history: deque[tuple[float, ServiceView]] = deque()
+        self._roster = Roster()
+        self._books: dict[str, Books] = {}
 
     def observe(self, reading: Reading) -> ServiceReport:
         """Take in one look, and report."""
@@ -104,9 +122,20 @@ class Observer:
         for snapshot in reading.snapshots:
             self._counters.update(snapshot.router_id, 0.0, _router_counts(snapshot))
             self._latencies.update(snapshot)
+        absent = self._roster.absent(view, reading.targets)
+        models = sorted({*_models(view), *(model for model, replicas in absent.items() if replicas)})
+        known = absent if reading.targets else {}
         return ServiceReport(
             view=view,
-            models={model: self._model_report(model, view, reading.baselines) for model in _models(view)},
+            models={
+                model: self._model_report(
+                    _quarantine(model_counters(view, model, now_s, known.get(model)), reading.quarantined),
+                    model,
+                    view,
+                    reading.baselines,
+                )
+                for model in models
+            },
             counters=dict(self._counters.items()),
             histograms=self._latencies.histograms(),
             num_routers=len(fresh),
@@ -120,19 +149,39 @@ class Observer:
         self._changes[snapshot.router_id] = (snapshot.taken_at, changed_s)
         return now_s - changed_s <= self._stale_after_s
 
-    def _model_report(self, model: str, view: ServiceView, baselines: Sequence[Baseline]) -> ModelReport:
+    def _model_report(
+        self, counters: ModelCounters, model: str, view: ServiceView, baselines: Sequence[Baseline]
+    ) -> ModelReport:
         samples = [model_counters(past, model, time_s) for time_s, past in self._history]
         published = {
             yardstick_name(baseline.key.accelerator, baseline.key.tp): baseline
             for baseline in baselines
             if baseline.key.model == model
         }
+        books = self._books.setdefault(model, Books(WINDOWS_S[-1], HOLE_AFTER_S))
+        books.look(counters, {name: baseline.yardstick for name, baseline in published.items()})
+        known_s = max((replica.service_s for replica in counters.replicas), default=0.0)
+        windows = {seconds: books.window(seconds, known_s=known_s) for seconds in WINDOWS_S}
         return ModelReport(
             view=view.models.get(model, ModelView(0)),
             replica_tokens_per_s=tokens_per_s(samples),
             baselines=published,
-            ledger=account(samples, {name: baseline.yardstick for name, baseline in published.items()}),
+            ledgers={seconds: replicas for seconds, replicas in windows.items() if replicas},
         )
+
+
+def _quarantine(counters: ModelCounters, quarantined: frozenset[str]) -> ModelCounters:
+    if not quarantined:
+        return counters
+    return replace(
+        counters,
+        replicas=tuple(
+            replace(replica, presence=Presence.QUARANTINED)
+            if replica.replica in quarantined and replica.presence is Presence.SERVING
+            else replica
+            for replica in counters.replicas
+        ),
+    )
 
 
 def _models(view: ServiceView) -> list[str]:

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.serve.api import RunTarget
 from ray.serve.schema import ApplicationStatus
 
-from ..deployments.config import MetricsConfig, ServiceConfig
+from ..deployments.config import ServiceConfig
 from ..models.errors import StateError
 from .http_endpoint import HttpEndpoint
 from .observer import EMPTY_REPORT, Observer, ServiceReport
@@ -28,17 +28,15 @@ HEAD = {"node:__internal_head__": 0.001}
 
 
 class ObserverReplica:
-    """Looks at `service` once a second and serves what it sees on the metrics endpoint.
-
-    Args:
-        simulated: models whose engines are simulated.
+    """Looks at the service of `config` once a second and serves what it sees on the metrics endpoint.
 
     Raises:
         StateError: the endpoint's port is taken.
     """
 
-    def __init__(self, service: str, metrics: MetricsConfig, simulated: frozenset[str]) -> None:
-        self._service = service
+    def __init__(self, config: ServiceConfig) -> None:
+        self._config = config
+        metrics, simulated = config.metrics, {model.name for model in config.models if model.simulated}
         self._report = EMPTY_REPORT
         self._looked_s = time.monotonic()
         self._ended = threading.Event()
@@ -65,7 +63,7 @@ class ObserverReplica:
         observer = Observer(time.monotonic)
         while not self._ended.is_set():
             try:
-                self._report = observer.observe(read_service(self._service))
+                self._report = observer.observe(read_service(self._config))
                 self._looked_s = time.monotonic()
             except (RayError, OSError) as error:
                 logger.warning("the head does not answer; showing what was seen last: %s", error)
@@ -82,9 +80,7 @@ def deploy_observer(config: ServiceConfig) -> None:
         graceful_shutdown_timeout_s=5.0,
         max_constructor_retry_count=3,
     )(ObserverReplica)
-    observer = deployment.bind(
-        config.name, config.metrics, frozenset(model.name for model in config.models if model.simulated)
-    )
+    observer = deployment.bind(config)
     target = RunTarget(observer, application_name(config.name), route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 

@@ -11,10 +11,10 @@ from ..deployments.nodes import alive_nodes
 from ..deployments.readiness import wait_ready
 from ..models.errors import StateError
 from .config import NfoldConfig
+from .published import COUNTED_STATES
 from .service import DRAIN_SLACK_S, READY_TIMEOUT_S, Progress, told_pools
 
 POLL_S = 0.25
-COUNTED_STATES = (ReplicaState.STARTING, ReplicaState.UPDATING, ReplicaState.RECOVERING, ReplicaState.RUNNING)
 
 
 def replica_counts(config: NfoldConfig) -> dict[str, int]:

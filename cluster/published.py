@@ -1,15 +1,22 @@
 """What floor 4 keeps and reads in the cluster's key-value store. Import only where Ray's environment is settled."""
 
 import msgspec
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ReplicaState
 
 from ..deployments import discovery
+from ..deployments.config import ServiceConfig, pool_name
 from ..deployments.nodes import alive_nodes
 from ..deployments.router_stats import RouterSnapshot
 from .baseline import Baseline
 from .observer import Reading
+from .provisioned import PoolTarget
 from .service_view import yardstick_name
 
 _BASELINES = "baselines/"
+# Of Serve's replicas, those that there are to be.
+COUNTED_STATES = (ReplicaState.STARTING, ReplicaState.UPDATING, ReplicaState.RECOVERING, ReplicaState.RUNNING)
 
 
 def publish_baseline(service: str, baseline: Baseline) -> None:
@@ -28,11 +35,40 @@ def node_names() -> dict[str, str]:
     return {node.node_id: node.name for node in alive_nodes()}
 
 
-def read_service(service: str) -> Reading:
+def pool_targets(config: ServiceConfig) -> dict[str, PoolTarget]:
+    """What Serve wants of each pool, and how far that is; empty while the service is not deployed."""
+    try:
+        application = serve.status().applications.get(config.name)
+    except RayServeException:  # its controller is away
+        return {}
+    if application is None:
+        return {}
+    starts = discovery.list_starts(config.name)
+    targets: dict[str, PoolTarget] = {}
+    for model in config.models:
+        for pool in model.pools:
+            name = pool_name(model.name, pool)
+            if (deployment := application.deployments.get(name)) is None:
+                continue
+            targets[name] = PoolTarget(
+                model=model.name,
+                accelerator=pool.accelerator,
+                tp=pool.tp,
+                num_wanted=sum(deployment.replica_states.get(state, 0) for state in COUNTED_STATES),
+                num_starting=sum(
+                    report.pool == name and report.phase != "ready" and not report.error for report in starts
+                ),
+            )
+    return targets
+
+
+def read_service(config: ServiceConfig) -> Reading:
     """One look at a service, for the observer."""
+    service = config.name
     gateways = discovery.list_gateways(service).values()
     return Reading(
         snapshots=[msgspec.msgpack.decode(value, type=RouterSnapshot) for value in gateways],
         node_names=node_names(),
         baselines=published_baselines(service),
+        targets=pool_targets(config),
     )

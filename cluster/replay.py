@@ -4,13 +4,15 @@
                           ^   └───> replica 1 ...
                           └── what a router knows: in flight, step times, tokens that came; never an answer's length
 
-Left out: the time that messages and the router itself take (beside `delay_s` on the way out), several routers with
-a view each, and failures. Arrivals within a tick of 20 ms are assigned together, as a router does.
+Left out: the time that messages and the router itself take (beside `delay_s` on the way out), and several routers
+with a view each. A replica that dies is noticed at once. Arrivals within a tick of 20 ms are assigned together, as
+a router does.
 """
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +22,14 @@ from ..deployments.length_prediction import LengthPrediction
 from ..deployments.router_settings import RouterSettings
 from ..deployments.routing_policy import limit_in_flight
 from ..deployments.speed import StepLine, observe_step, token_costs
+from ..models.engine.simulated.faults import Fault
 from ..models.engine.simulated.lengths import WORKLOADS
 from ..models.engine.simulated.profile import StepTimeProfile
-from ..models.engine.simulated.sequences import known_sequences
+from ..models.engine.simulated.sequences import begin_again, known_sequences
 from ..models.engine.simulated.virtual import VirtualEngine
-from .ledger import ModelCounters, ReplicaCounters
+from .ledger import ModelCounters
 from .recording import Recording
+from .replay_books import ReplayBooks
 from .replay_policies import FleetView, Policy
 from .replay_result import ReplayResult
 
@@ -48,6 +52,11 @@ class FleetReplica:
         slowness: its steps take this times as long as its profile says, which the router is not told.
         delay_s: one way to it.
         max_in_flight: requests that it may hold; None takes a full batch and an eighth.
+        faults: what goes wrong in its engine.
+        from_s: when it begins to serve; before it starts.
+        until_s: when it dies, for ever.
+        node: name of its node.
+        yardstick: what the ledger measures it by; None takes the profile's name.
     """
 
     profile: StepTimeProfile
@@ -55,11 +64,18 @@ class FleetReplica:
     slowness: float = 1.0
     delay_s: float = 0.0
     max_in_flight: int | None = None
+    faults: tuple[Fault, ...] = ()
+    from_s: float = 0.0
+    until_s: float = inf
+    node: str = "simulated"
+    yardstick: str | None = None
 
 
-def replay(recording: Recording, fleet: Sequence[FleetReplica], policy: Policy) -> ReplayResult:
-    """Run all of it to its end. Replicas of one profile are one pool: they share a step line."""
-    return _Replay(recording, fleet, policy).run()
+def replay(
+    recording: Recording, fleet: Sequence[FleetReplica], policy: Policy, *, stop_s: float = inf
+) -> ReplayResult:
+    """Run all of it to its end, or until `stop_s`. Replicas of one profile are one pool: they share a step line."""
+    return _Replay(recording, fleet, policy).run(stop_s)
 
 
 class _Replay:
@@ -67,11 +83,12 @@ class _Replay:
         count, num = len(recording), len(fleet)
         self._recording = recording
         self._policy = policy
-        self._engines = [VirtualEngine(one.profile, one.scenario, one.slowness) for one in fleet]
+        self._engines = [VirtualEngine(one.profile, one.scenario, one.slowness, one.faults) for one in fleet]
         lines = {one.profile.name: _baseline_line(one) for one in fleet}
         self._lines = [lines[one.profile.name] for one in fleet]
         longest = min(one.profile.max_model_len for one in fleet)
-        self._sequences = known_sequences(recording.prompt_lens, recording.answer_lens, longest)
+        self._first_sequences = known_sequences(recording.prompt_lens, recording.answer_lens, longest)
+        self._sequences = self._first_sequences.copy()
         batches = [one.profile.scenario(one.scenario).limits.max_num_seqs for one in fleet]
         limits = [limit_in_flight(batch, OVERCOMMIT) for batch in batches]
         self._limit = np.array(
@@ -94,23 +111,39 @@ class _Replay:
         self._on_the_way: list[tuple[float, int, I64]] = []
         self._steps: list[tuple[float, int]] = []
         self._num_ended = 0
-        # What replicas and router count for the ledger.
-        self._fleet = fleet
-        self._busy_s, self._began_s, self._handover_s = np.zeros((3, num))
-        self._given_s = np.full(num, np.nan)
-        self._num_output = np.zeros(num, np.int64)
-        self._samples: list[ModelCounters] = []
         self._refreshed_s = 0.0
+        self._serves = np.array([one.from_s <= 0.0 for one in fleet])
+        self._changes = sorted(
+            (at_s, replica, serves)
+            for replica, one in enumerate(fleet)
+            for at_s, serves in ((one.from_s, True), (one.until_s, False))
+            if 0.0 < at_s < inf
+        )[::-1]
+        self._books = ReplayBooks(
+            [one.yardstick or one.profile.name for one in fleet],
+            [one.node for one in fleet],
+            np.array([one.from_s for one in fleet]),
+            np.array([one.until_s for one in fleet]),
+        )
+        self._num_continued_tokens, self._num_continued_left = 0, 0.0
+        self._samples: list[ModelCounters] = []
 
-    def run(self) -> ReplayResult:
+    def run(self, stop_s: float) -> ReplayResult:
         arrivals_s = self._recording.arrivals_s
         num_arrived = 0
         while self._num_ended < len(arrivals_s):
             due_s = self._steps[0][0] if self._steps else np.inf
             land_s = self._on_the_way[0][0] if self._on_the_way else np.inf
             next_s = arrivals_s[num_arrived] if num_arrived < len(arrivals_s) else np.inf
-            self._sample_until(float(min(due_s, land_s, next_s)))
-            if next_s <= min(due_s, land_s):
+            change_s = self._changes[-1][0] if self._changes else np.inf
+            now_s = float(min(due_s, land_s, next_s, change_s))
+            self._sample_until(min(now_s, stop_s))
+            if now_s > stop_s:
+                break
+            if change_s <= now_s:
+                _, replica, serves = self._changes.pop()
+                self._change(replica, serves, change_s)
+            elif next_s <= min(due_s, land_s):
                 until_s = min(next_s + TICK_S, due_s, land_s)
                 end = int(np.searchsorted(arrivals_s, until_s, side="right"))
                 self._queue = np.concatenate((self._queue[self._head :], np.arange(num_arrived, end)))
@@ -130,7 +163,7 @@ class _Replay:
             return
         if now_s - self._refreshed_s >= REFRESH_S:
             self._refresh(now_s)
-        room = self._limit - self._in_flight
+        room = np.where(self._serves, self._limit - self._in_flight, 0)
         total = int(np.maximum(room, 0).sum())
         if total == 0:
             return
@@ -155,7 +188,7 @@ class _Replay:
         self._replica[requests] = chosen
         self._handed_s[requests] = now_s
         num = len(room)
-        self._given_s[np.unique(chosen[self._in_flight[chosen] == 0])] = now_s
+        self._books.count_in_flight(self._in_flight, now_s)
         self._in_flight += np.bincount(chosen, minlength=num)
         self._prompt_tokens += np.bincount(chosen, weights=prompt_lens[picked], minlength=num)
         self._output_tokens += np.bincount(chosen, weights=expected[picked], minlength=num)
@@ -167,6 +200,8 @@ class _Replay:
                 self._land(now_s, replica, mine)
 
     def _land(self, now_s: float, replica: int, requests: I64) -> None:
+        if not self._serves[replica]:
+            return  # it died meanwhile, and they were queued again
         engine = self._engines[replica]
         engine.submit(self._sequences[:, requests])
         self._members[replica] = np.concatenate((self._members[replica], requests))
@@ -174,18 +209,34 @@ class _Replay:
             self._begin_step(replica, now_s)
 
     def _begin_step(self, replica: int, now_s: float) -> None:
-        self._began_s[replica] = now_s
+        self._books.begin_step(replica, now_s)
         heapq.heappush(self._steps, (self._engines[replica].begin_step(now_s), replica))
+
+    def _change(self, replica: int, serves: bool, now_s: float) -> None:
+        """It begins to serve, or dies: then what it had goes on elsewhere, before all that waits."""
+        self._serves[replica] = serves
+        if not serves:
+            self._steps = [step for step in self._steps if step[1] != replica]
+            heapq.heapify(self._steps)
+            had = np.flatnonzero((self._replica == replica) & (self._end_s == 0.0))
+            self._sequences[:, had] = begin_again(self._first_sequences[:, had], self._emitted[had])
+            prompt_lens, emitted = self._recording.prompt_lens[had], self._emitted[had]
+            self._num_continued_tokens += int(prompt_lens.sum() + emitted.sum())
+            limits = np.full(len(had), MAX_TOKENS)
+            self._num_continued_left += float(self._answers.remaining(prompt_lens, emitted, limits).sum())
+            self._books.count_in_flight(self._in_flight, now_s)
+            self._in_flight[replica] = 0
+            self._prompt_tokens[replica] = self._output_tokens[replica] = 0.0
+            self._members[replica] = np.zeros(0, np.int64)
+            self._queue, self._head = np.concatenate((had, self._queue[self._head :])), 0
+        self._dispatch(now_s)
 
     def _end_step(self, replica: int, now_s: float) -> None:
         engine = self._engines[replica]
+        num_left, num_held = engine.num_left_waiting, engine.num_running + engine.num_waiting
         new, work, step_s = engine.end_step()
-        self._busy_s[replica] += step_s
-        self._num_output[replica] += len(new.ids)
-        if not np.isnan(self._given_s[replica]):
-            # The first step after it had nothing: all before it, since the decision, was hand-over.
-            self._handover_s[replica] += now_s - step_s - self._given_s[replica]
-            self._given_s[replica] = np.nan
+        self._books.end_step(replica, step_s, work, num_left, num_held)
+        self._books.add_tokens(replica, len(new.ids))
         if engine.has_work:
             self._begin_step(replica, now_s)
         line = self._lines[replica]
@@ -204,6 +255,7 @@ class _Replay:
             ended = ids[new.finish != 0]
             self._end_s[ended] = now_s
             self._num_ended += len(ended)
+            self._books.count_in_flight(self._in_flight, now_s)
             self._in_flight[replica] -= len(ended)
             self._answers.observe(self._recording.prompt_lens[ended], self._emitted[ended])
         self._dispatch(now_s)
@@ -214,25 +266,15 @@ class _Replay:
 
     def _counters(self, time_s: float) -> ModelCounters:
         """As of a moment at which nothing happens."""
-        replicas = tuple(
-            ReplicaCounters(
-                replica=str(i),
-                node="simulated",
-                yardstick=self._fleet[i].profile.name,
-                service_s=time_s,
-                # Rounded, or it would at times go back by a rounding error.
-                idle_s=max(0.0, round(time_s - float(self._busy_s[i]) - self._running_s(i, time_s), 6)),
-                handover_s=float(self._handover_s[i]),
-                output_tokens=int(self._num_output[i]),
-                num_in_flight=int(self._in_flight[i]),
-                num_waiting=engine.num_waiting,
-            )
-            for i, engine in enumerate(self._engines)
+        return ModelCounters(
+            time_s=time_s,
+            num_queued=len(self._queue) - self._head,
+            num_continued_tokens=self._num_continued_tokens,
+            num_continued_left=self._num_continued_left,
+            replicas=self._books.counters(
+                time_s, self._in_flight, [engine.num_waiting for engine in self._engines]
+            ),
         )
-        return ModelCounters(time_s=time_s, num_queued=len(self._queue) - self._head, replicas=replicas)
-
-    def _running_s(self, replica: int, now_s: float) -> float:
-        return 0.0 if self._engines[replica].due_s is None else now_s - float(self._began_s[replica])
 
     def _refresh(self, now_s: float) -> None:
         """Output tokens that are outstanding, given how far each request has come."""
@@ -247,16 +289,18 @@ class _Replay:
 
     def _result(self) -> ReplayResult:
         num = len(self._engines)
-        served = np.maximum(np.bincount(self._replica, minlength=num), 1)
+        ended = self._end_s > 0.0
+        replica, end_s = self._replica[ended], self._end_s[ended]
+        served = np.maximum(np.bincount(replica, minlength=num), 1)
         last_end_s = np.zeros(num)
-        np.maximum.at(last_end_s, self._replica, self._end_s)
+        np.maximum.at(last_end_s, replica, end_s)
         return ReplayResult(
             recording=self._recording,
             replica=self._replica,
             first_s=self._first_s,
             end_s=self._end_s,
             last_end_s=last_end_s,
-            request_s=np.bincount(self._replica, weights=self._end_s - self._handed_s, minlength=num) / served,
+            request_s=np.bincount(replica, weights=end_s - self._handed_s[ended], minlength=num) / served,
             num_preemptions=sum(engine.num_preemptions for engine in self._engines),
             samples=tuple(self._samples),
         )

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .ledger import Ledger
+from .ledger import UNEXPLAINED, Ledger
 
 _BAR_WIDTH = 32
 
@@ -105,13 +105,14 @@ def _verdict(report: ScalingReport) -> Text:
 
 
 def _ledger_bars(ledger: Ledger) -> Table:
-    """One bar per column, as a share of the sum of baselines; a negative column has none."""
+    """One bar per column that lost something, as a share of the sum of baselines; a negative one has none."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_footer=True)
     table.add_column("where it went", footer="sum of baselines")
     table.add_column("tokens/s", justify="right", footer=f"{ledger.baseline:,.0f}")
     table.add_column("share", justify="right", footer="100.0%")
     table.add_column("")
-    for name, rate in {"measured": ledger.measured, **ledger.losses}.items():
+    lost = {name: rate for name, rate in ledger.losses.items() if name == UNEXPLAINED or abs(rate) >= 0.5}
+    for name, rate in {"measured": ledger.measured, **lost}.items():
         share = rate / ledger.baseline
         bar = "█" * round(_BAR_WIDTH * min(max(share, 0.0), 1.0))
         table.add_row(name, f"{rate:,.0f}", f"{share:.1%}", bar, style="green" if name == "measured" else "yellow")

@@ -1,10 +1,10 @@
 """The service as JSON for people and for `nfold status`: the same figures that Prometheus scrapes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..deployments.router_stats import HistogramSnapshot
-from .ledger import Ledger
+from .ledger import Ledger, Place, total
 from .observer import ModelReport, ServiceReport
 from .service_view import ReplicaView
 
@@ -52,8 +52,27 @@ def _model(name: str, entry: ModelReport, report: ServiceReport) -> dict[str, An
             for yardstick, baseline in entry.baselines.items()
         ],
         "ledger": None if entry.ledger is None else _ledger(entry.ledger),
+        "ledgers": {f"{seconds:g}": _window(replicas) for seconds, replicas in entry.ledgers.items()},
         "replicas": [_replica(replica, entry) for replica in replicas],
     }
+
+
+def _window(replicas: Mapping[Place, Ledger]) -> dict[str, Any]:
+    """One window: the model, and its parts by name."""
+    parts: dict[str, dict[str, list[Ledger]]] = {"pools": {}, "nodes": {}, "replicas": {}}
+    for place, ledger in replicas.items():
+        for kind, name in (("pools", place.pool), ("nodes", place.node), ("replicas", place.replica)):
+            parts[kind].setdefault(name, []).append(ledger)
+    return {
+        "model": _ledger_of(list(replicas.values())),
+        **{kind: {name: _ledger_of(own) for name, own in names.items()} for kind, names in parts.items()},
+    }
+
+
+def _ledger_of(parts: Sequence[Ledger]) -> dict[str, Any]:
+    ledger = total(parts)
+    assert ledger is not None, "there is one part at least"
+    return _ledger(ledger)
 
 
 def _ledger(ledger: Ledger) -> dict[str, Any]:
@@ -65,6 +84,7 @@ def _ledger(ledger: Ledger) -> dict[str, Any]:
         "saturated": ledger.saturated,
         "efficiency": ledger.efficiency,
         "headroom": ledger.headroom,
+        "hole_s": ledger.hole_s,
     }
 
 

@@ -8,11 +8,15 @@ from urllib.request import urlopen
 import pytest
 from fake_service import MODEL, NODE_NAMES, POOL, FakeReplica, FakeRouter, baseline, two_nodes
 from nfold.cluster.http_endpoint import HttpEndpoint
+from nfold.cluster.ledger import COLUMNS, UNEXPLAINED
 from nfold.cluster.metrics import COUNTERS
 from nfold.cluster.observer import EMPTY_REPORT, Observer, Reading, ServiceReport
+from nfold.cluster.provisioned import PoolTarget
 from nfold.models.errors import StateError
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+
+TARGETS = {POOL: PoolTarget(MODEL, "CPU", 1, num_wanted=2, num_starting=0)}
 
 
 def report_of(replicas: list[FakeReplica], num_looks: int = 5) -> ServiceReport:
@@ -22,7 +26,8 @@ def report_of(replicas: list[FakeReplica], num_looks: int = 5) -> ServiceReport:
     report = EMPTY_REPORT
     for _ in range(num_looks):
         now_s += 1.0
-        report = observer.observe(Reading([router.snapshot(now_s)], NODE_NAMES, [baseline(110.0)]))
+        reading = Reading([router.snapshot(now_s)], NODE_NAMES, [baseline(110.0)], TARGETS)
+        report = observer.observe(reading)
     return report
 
 
@@ -87,13 +92,20 @@ def test_a_lost_replica_is_down_and_has_no_gauges(samples: list[Sample]) -> None
 
 
 def test_efficiency_and_ledger_agree(samples: list[Sample]) -> None:
-    measured = value(samples, "nfold_measured_tokens_per_second", model=MODEL)
-    provisioned = value(samples, "nfold_provisioned_tokens_per_second", model=MODEL)
-    lost = {s.labels["reason"]: s.value for s in samples if s.name == "nfold_lost_tokens_per_second"}
-    assert set(lost) == {"no_demand", "starved", "control_plane", "unexplained"}
+    at = {"model": MODEL, "window": "10s"}
+    measured = value(samples, "nfold_measured_tokens_per_second", **at)
+    provisioned = value(samples, "nfold_provisioned_tokens_per_second", **at)
+    lost = {
+        s.labels["reason"]: s.value
+        for s in samples
+        if s.name == "nfold_lost_tokens_per_second" and s.labels["window"] == "10s"
+    }
+    assert set(lost) == {column.replace(" ", "_") for column in (*COLUMNS, UNEXPLAINED)}
+    of_replicas = [s.value for s in samples if s.name == "nfold_replica_lost_tokens_per_second"]
+    assert sum(of_replicas) == pytest.approx(sum(lost.values()))
     assert provisioned == pytest.approx(220)
     assert sum(lost.values()) == pytest.approx(provisioned - measured)
-    efficiency = value(samples, "nfold_scaling_efficiency_ratio", model=MODEL)
+    efficiency = value(samples, "nfold_scaling_efficiency_ratio", **at)
     assert efficiency == pytest.approx(measured / provisioned)
     assert value(samples, "nfold_baseline_tokens_per_second", replica="replica-0") == pytest.approx(110)
 

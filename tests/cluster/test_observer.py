@@ -1,25 +1,43 @@
 """The observer: several routers are one service, totals never go back, and what is stale says nothing of now."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from fake_service import BOUNDS_S, MODEL, NODE_NAMES, POOL, FakeReplica, FakeRouter, baseline, two_nodes
-from nfold.cluster.observer import CounterKey, Observer, Reading, ServiceReport
+from nfold.cluster.ledger import Ledger, Place
+from nfold.cluster.ledger import total as total_ledger
+from nfold.cluster.observer import WINDOWS_S, CounterKey, Observer, Reading, ServiceReport
+from nfold.cluster.provisioned import PoolTarget
 from nfold.cluster.totals import Totals
 
 
 class Bench:
     """An observer on a clock that only the test moves."""
 
-    def __init__(self, routers: list[FakeRouter], window_s: float = 15.0) -> None:
+    def __init__(
+        self,
+        routers: list[FakeRouter],
+        targets: Mapping[str, PoolTarget] | None = None,
+        quarantined: frozenset[str] = frozenset(),
+    ) -> None:
         self.now_s = 1000.0
         self.routers = routers
-        self.observer = Observer(lambda: self.now_s, window_s=window_s, stale_after_s=5.0)
+        self.observer = Observer(lambda: self.now_s, stale_after_s=5.0)
+        self._targets = targets or {}
+        self._quarantined = quarantined
 
     def look(self, seconds: float = 1.0, baselines: tuple[float, ...] = (100.0,)) -> ServiceReport:
         self.now_s += seconds
         snapshots = [router.snapshot(self.now_s) for router in self.routers]
-        return self.observer.observe(Reading(snapshots, NODE_NAMES, [baseline(rate) for rate in baselines]))
+        known = [baseline(rate) for rate in baselines]
+        return self.observer.observe(Reading(snapshots, NODE_NAMES, known, self._targets, self._quarantined))
+
+
+def total_of(replicas: Mapping[Place, Ledger]) -> Ledger:
+    ledger = total_ledger(replicas.values())
+    assert ledger is not None
+    return ledger
 
 
 def total(report: ServiceReport, name: str, *labels: str) -> float:
@@ -40,13 +58,55 @@ def test_rates_efficiency_and_ledger_over_the_window() -> None:
     assert entry.ledger.unexplained == pytest.approx(20.0, abs=2.0)
 
 
-def test_the_window_slides() -> None:
+def test_the_windows_slide() -> None:
+    bench = Bench([FakeRouter("r", two_nodes())])
+    for _ in range(100):
+        report = bench.look()
+    windows = report.models[MODEL].ledgers
+    assert {asked: total_of(windows[asked]).window_s for asked in WINDOWS_S} == pytest.approx(
+        {10.0: 10.0, 60.0: 60.0, 600.0: 99.0}
+    )
+    assert report.models[MODEL].ledger == total_of(windows[10.0])
+
+
+def test_what_an_observer_before_saw_is_a_hole() -> None:
+    """The replicas are older than the observer: it does not make up what happened before."""
     replicas = two_nodes()
-    bench = Bench([FakeRouter("r", replicas)], window_s=5.0)
+    bench = Bench([FakeRouter("r", replicas)])
+    for _ in range(31):
+        report = bench.look()
+    holes = {asked: total_of(replicas).hole_s for asked, replicas in report.models[MODEL].ledgers.items()}
+    assert holes == pytest.approx({10.0: 0.0, 60.0: 30.0, 600.0: 570.0})
+
+
+def test_a_time_without_looks_is_a_hole() -> None:
+    bench = Bench([FakeRouter("r", two_nodes())])
+    for seconds in [1.0] * 20 + [8.0] + [1.0] * 5:
+        report = bench.look(seconds)
+    ledger = total_of(report.models[MODEL].ledgers[10.0])
+    assert (ledger.window_s, ledger.hole_s) == pytest.approx((5.0, 8.0))
+
+
+def test_a_replica_that_is_wanted_and_gone_is_unhealthy() -> None:
+    target = {POOL: PoolTarget(MODEL, "CPU", 1, num_wanted=2, num_starting=0)}
+    bench = Bench([FakeRouter("r", two_nodes())], targets=target)
+    bench.look()
+    del bench.routers[0].replicas[1]
     for _ in range(20):
         report = bench.look()
-    assert report.models[MODEL].ledger is not None
-    assert report.models[MODEL].ledger.window_s == pytest.approx(5.0)
+    parts = {place.replica: ledger for place, ledger in report.models[MODEL].ledgers[10.0].items()}
+    assert parts["replica-1"].share("unhealthy") == pytest.approx(1.0)
+    assert parts["replica-0"].measured == pytest.approx(100.0)
+
+
+def test_a_quarantined_replica_lacks_work_for_that() -> None:
+    idle = [FakeReplica("replica-0", "a" * 56), FakeReplica("replica-1", "b" * 56, idle_share=1.0, num_running=0)]
+    bench = Bench([FakeRouter("r", idle)], quarantined=frozenset({"replica-1"}))
+    for _ in range(5):
+        report = bench.look()
+    ledger = report.models[MODEL].ledger
+    assert ledger is not None
+    assert ledger.share("unhealthy") == pytest.approx(0.5)
 
 
 def test_no_efficiency_without_a_baseline() -> None:

@@ -1,4 +1,4 @@
-"""Policies in virtual time on simulated accelerators: who is never worse than whom, and what the ledger says."""
+"""Policies in virtual time on simulated accelerators: who is never worse than whom."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nfold.cluster.ledger import Ledger, ModelCounters, Yardstick, account
 from nfold.cluster.load_result import Answer
 from nfold.cluster.recording import Recording, generated
 from nfold.cluster.replay import FleetReplica
 from nfold.cluster.replay import replay as run
 from nfold.cluster.replay_policies import (
-    FleetView,
     Random,
     RoundRobin,
     earliest_finish,
@@ -23,7 +21,6 @@ from nfold.cluster.replay_result import ReplayResult
 from nfold.models.engine.protocol import FinishReason
 from nfold.models.engine.simulated.lengths import OPENORCA
 from nfold.models.engine.simulated.profile import load_profile
-from numpy.typing import NDArray
 
 ACCELERATORS = ("MI300X", "MI325X", "MI355X")
 
@@ -129,53 +126,15 @@ def test_no_policy_binds_more_than_there_is_room_for() -> None:
             assert (result.first_s[mine][1:] > result.end_s[mine][:-1]).all()
 
 
-def only_half(
-    view: FleetView, prompt_lens: NDArray[np.int32], expected: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A router that overlooks every second replica."""
-    room = view.room.copy()
-    room[1::2] = 0
-    return least_outstanding(replace(view, room=room), prompt_lens, expected)
+def test_requests_of_a_replica_that_dies_go_on_elsewhere() -> None:
+    replicas = node("MI355X", "server", 3)
+    replicas[1] = replace(replicas[1], until_s=20.0)
+    replicas[2] = replace(replicas[2], from_s=10.0)
+    result = run(requests_for(replicas, 1500, load=0.6), replicas, earliest_finish)
 
-
-def saturated(result: ReplayResult) -> list[ModelCounters]:
-    """While requests wait, the beginning left out."""
-    return [sample for sample in result.samples if sample.num_queued > 0 and sample.time_s >= 5.0]
-
-
-def ledger_of(samples: list[ModelCounters], tokens_per_s: float) -> Ledger:
-    ledger = account(samples, {"MI355X--llama-2-70b": Yardstick(tokens_per_s, 64.0)})
-    assert ledger is not None
-    return ledger
-
-
-def test_the_ledger_finds_an_imbalance() -> None:
-    """Half of the replicas get nothing while requests wait: half of the baselines is starved, nothing else lost."""
-    replicas = node("MI355X", "offline", 4, max_in_flight=64)
-    recording = requests_for(replicas, 1500)
-    whole = ledger_of(saturated(run(recording, replicas, least_outstanding)), 1.0)
-    ledger = ledger_of(saturated(run(recording, replicas, only_half)), whole.measured / 4)
-
-    assert whole.starved == whole.control_plane == 0.0
-    assert ledger.starved == pytest.approx(ledger.baseline / 2)
-    assert ledger.no_demand == ledger.control_plane == 0.0
-    assert abs(ledger.unexplained) < 0.03 * ledger.baseline
-
-
-def test_the_ledger_finds_a_delay_in_handing_over() -> None:
-    """One request at a time, and each a second on the way: the control plane's second, and nothing else is lost."""
-    near = node("MI355X", "server", 2, max_in_flight=1)
-    far = [replace(one, delay_s=1.0) for one in near]
-    recording = generated(OPENORCA, 60, None, seed=0)
-    whole, late = (run(recording, replicas, least_outstanding) for replicas in (near, far))
-    ledger = ledger_of(saturated(late), ledger_of(saturated(whole), 1.0).measured / 2)
-
-    num_handed = np.count_nonzero((late.first_s >= 5.0) & (late.first_s <= saturated(late)[-1].time_s))
-    num_lost_s = ledger.control_plane / ledger.baseline * 2 * ledger.window_s
-    assert num_lost_s == pytest.approx(num_handed * 1.0, abs=2.0)  # one each at the window's two ends
-    assert ledger.control_plane > 0.1 * ledger.baseline
-    assert ledger.starved + ledger.no_demand < 0.02 * ledger.baseline
-    assert abs(ledger.unexplained) < 0.03 * ledger.baseline
+    assert_complete(result)
+    assert result.last_end_s[1] <= 20.0
+    assert result.samples[-1].num_continued_tokens > 0
 
 
 def test_a_recording_is_kept(tmp_path: Path) -> None:

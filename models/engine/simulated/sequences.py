@@ -60,6 +60,15 @@ def known_sequences(prompt_lens: I32, answer_lens: I32, max_model_len: int) -> S
     )
 
 
+def begin_again(sequences: Sequences, num_emitted: NDArray[np.int64]) -> Sequences:
+    """The same requests for another engine, with what they have emitted as part of their prompts."""
+    again = sequences.copy()
+    again[NUM_PROMPT] += num_emitted
+    again[NUM_TOKENS] = again[NUM_PROMPT]
+    again[NUM_COMPUTED] = again[NUM_ONCE_COMPUTED] = 0
+    return again
+
+
 def build_sequences(
     *, ids: U64, prompt_lens: I32, hashes: U64, max_tokens: I32, seeds: U64, ignore_eos: U8, max_model_len: int
 ) -> Sequences:

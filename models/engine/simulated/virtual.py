@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .faults import Fault, faulty_slots, faulty_step_s
 from .lengths import WORKLOADS
 from .profile import LoadgenRun, StepTimeProfile
 from .scheduler import NewTokens, SimulatedScheduler, StepWork
@@ -124,12 +125,16 @@ class VirtualEngine:
         profile: whose step times and KV cache.
         scenario: whose engine settings.
         slowness: every step takes this times as long as the profile says.
+        faults: what goes wrong, in virtual time; an engine that dies is for the caller to end.
     """
 
-    def __init__(self, profile: StepTimeProfile, scenario: str, slowness: float = 1.0) -> None:
+    def __init__(
+        self, profile: StepTimeProfile, scenario: str, slowness: float = 1.0, faults: tuple[Fault, ...] = ()
+    ) -> None:
         self._limits = profile.scenario(scenario).limits
         self._curve = profile.curve
         self._slowness = slowness
+        self._faults = faults
         self._scheduler = SimulatedScheduler(
             self._limits,
             kv_capacity_tokens=profile.kv_capacity_tokens,
@@ -152,6 +157,11 @@ class VirtualEngine:
         return self._scheduler.num_waiting
 
     @property
+    def num_left_waiting(self) -> int:
+        """Requests that the step composed last had no room for."""
+        return self._scheduler.num_left_waiting
+
+    @property
     def num_preemptions(self) -> int:
         return self._scheduler.num_preemptions
 
@@ -161,10 +171,11 @@ class VirtualEngine:
 
     def begin_step(self, now_s: float) -> float:
         """Begin one; there must be work and no step running. Returns when it is due, `due_s` until it is ended."""
-        work = self._scheduler.compose(self._limits.max_num_seqs)
+        work = self._scheduler.compose(faulty_slots(self._faults, now_s, self._limits.max_num_seqs))
         step_s = self._slowness * self._curve.step_s(
             work.num_prefill_tokens, work.num_decode_tokens, work.num_kv_tokens
         )
+        step_s = faulty_step_s(self._faults, now_s, step_s)
         self._running = work, step_s
         self.due_s = now_s + step_s
         return self.due_s

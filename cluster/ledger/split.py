@@ -1,0 +1,89 @@
+"""One replica's time, split by what it went to. Pure; seconds in, seconds out.
+
+    span  =  idle  +  between steps  +  in steps
+                                           │
+      slow step      steps over the curve ─┤
+      short          steps at batches below the baseline's, whose fixed part fewer tokens share
+      recompute      tokens computed before
+      useful         tokens at the baseline's price: decode, prompt, context
+
+Time that is neither useful nor lost is not left: the parts sum to the span, some of them negative where the replica
+did better than its baseline. Useful time is worth its tokens at the baseline's rate. What came beyond that, or did
+not (other prompts or contexts than the baseline's, prompts computed whose answers come later), is in no part.
+"""
+
+from dataclasses import dataclass
+
+from .counters import Span
+from .yardstick import Yardstick, pending_s
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Seconds of one span.
+
+    Attributes:
+        idle_s: without work.
+        between_s: with work, between steps, beyond what the baseline had of it.
+        slow_s: in steps, over the curve.
+        short_s: in steps, at a batch below the baseline's.
+        recompute_s: in steps, on tokens computed before, beyond what the baseline had of it.
+        empty_slots: of the baseline's batch, mean over the span; negative above it.
+        held: requests at the replica, mean.
+        own: of these, in its queue without room.
+        on_the_way: requests bound to it that it does not hold, and those that it holds and has not begun, mean.
+    """
+
+    idle_s: float
+    between_s: float
+    slow_s: float
+    short_s: float
+    recompute_s: float
+    empty_slots: float
+    held: float
+    own: float
+    on_the_way: float
+
+    @property
+    def lacking_s(self) -> float:
+        """For want of a full batch, whatever the reason."""
+        return self.idle_s + self.short_s
+
+
+def split(span: Span, yardstick: Yardstick) -> Parts:
+    """Without a curve, or where the replica tells nothing of its steps, only idling is told apart."""
+    steps, curve, saturation = span.steps, yardstick.curve, yardstick.saturation
+    held = steps.held_s / span.seconds
+    on_the_way = 0.0 if span.in_flight is None else max(0.0, span.in_flight - held)
+    if saturation is not None:
+        on_the_way += max(0.0, pending_s(span) / span.seconds - saturation.pending)
+    if curve is None or saturation is None or (steps.num_steps == 0 and span.output_tokens > 0):
+        batch = yardstick.num_in_flight
+        idle_share = span.idle_s / span.seconds
+        return Parts(
+            idle_s=span.idle_s,
+            between_s=0.0,
+            slow_s=0.0,
+            short_s=0.0,
+            recompute_s=0.0,
+            empty_slots=batch * idle_share,
+            held=batch * (1.0 - idle_share),
+            own=0.0,
+            on_the_way=on_the_way,
+        )
+    said = curve.seconds(steps)
+    overhead_s = steps.num_steps * yardstick.overhead_step_s
+    decode_s = sum(steps.decode_tokens) * yardstick.decode_token_s
+    prefill_s = steps.num_prefill_tokens * yardstick.prefill_token_s
+    recomputed = steps.num_recomputed_tokens - yardstick.recomputed_per_token * span.output_tokens
+    return Parts(
+        idle_s=span.idle_s,
+        between_s=span.working_s - steps.step_s - overhead_s,
+        slow_s=steps.step_s - said.total_s,
+        short_s=said.decode_s + overhead_s - decode_s + said.prefill_s - prefill_s,
+        recompute_s=recomputed * yardstick.prefill_token_s,
+        empty_slots=saturation.batch - steps.decode_s / span.seconds,
+        held=held,
+        own=steps.waiting_s / span.seconds,
+        on_the_way=on_the_way,
+    )

@@ -1,0 +1,122 @@
+"""What the ledger takes from a baseline: the rate at saturation, and at what price in time its tokens came."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..record import Record
+from .counters import Span
+from .curve import StepCurve
+
+
+class Saturation(Record):
+    """How one replica worked while its baseline was measured, per second of it.
+
+    Attributes:
+        batch: requests in decode, mean over time.
+        pending: requests at the replica that neither decode nor lack room, mean: their prompts are computed, or
+            they came during a step.
+        steps: engine steps.
+        decode_tokens, prefill_tokens, recomputed_tokens: computed in them.
+        kv_tokens: context held, summed over them.
+        overhead_s: seconds outside steps and not idle.
+        curve_decode_s, curve_prefill_s: what the curve says its decode batches and its prompts take.
+    """
+
+    batch: float
+    pending: float
+    steps: float
+    decode_tokens: float
+    prefill_tokens: float
+    recomputed_tokens: float
+    kv_tokens: float
+    overhead_s: float
+    curve_decode_s: float
+    curve_prefill_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """One replica's.
+
+    Attributes:
+        tokens_per_s: output tokens at saturation.
+        num_in_flight: requests that a replica held then.
+        curve: of its step times; without one, what is lost within steps is not told apart.
+        saturation: how it worked then; with the curve.
+    """
+
+    tokens_per_s: float
+    num_in_flight: float
+    curve: StepCurve | None = None
+    saturation: Saturation | None = None
+
+    @property
+    def overhead_step_s(self) -> float:
+        """Between steps, for each."""
+        told = self.saturation
+        return told.overhead_s / told.steps if told and told.steps else 0.0
+
+    @property
+    def decode_token_s(self) -> float:
+        """A decode token's share of a full step, its share of what a step takes anyway included."""
+        told = self.saturation
+        return (told.curve_decode_s + told.overhead_s) / told.decode_tokens if told and told.decode_tokens else 0.0
+
+    @property
+    def prefill_token_s(self) -> float:
+        """A prompt token's."""
+        told = self.saturation
+        return told.curve_prefill_s / told.prefill_tokens if told and told.prefill_tokens else 0.0
+
+    @property
+    def prefill_per_token(self) -> float:
+        """Prompt tokens for each output token."""
+        told = self.saturation
+        return told.prefill_tokens / self.tokens_per_s if told and self.tokens_per_s else 0.0
+
+    @property
+    def recomputed_per_token(self) -> float:
+        """Tokens computed again for each output token; so much is in the rate already."""
+        told = self.saturation
+        return told.recomputed_tokens / self.tokens_per_s if told and self.tokens_per_s else 0.0
+
+
+def pending_s(span: Span) -> float:
+    """Request-seconds, see `Saturation.pending`."""
+    return span.steps.held_s - span.steps.waiting_s - span.steps.decode_s
+
+
+def saturation_of(spans: Sequence[Span], curve: StepCurve) -> tuple[Saturation, StepCurve]:
+    """Out of one or more replicas' spans at saturation; and the curve scaled so that it explains them in sum.
+
+    Raises:
+        ValueError: there is no step in them.
+    """
+    seconds = sum(span.seconds for span in spans)
+    step_s = sum(span.steps.step_s for span in spans)
+    said = [curve.seconds(span.steps) for span in spans]
+    said_s = sum(each.total_s for each in said)
+    if seconds <= 0.0 or step_s <= 0.0 or said_s <= 0.0:
+        raise ValueError("no steps to take a yardstick from")
+    factor = step_s / said_s
+    saturation = Saturation(
+        batch=sum(span.steps.decode_s for span in spans) / seconds,
+        pending=sum(pending_s(span) for span in spans) / seconds,
+        steps=sum(span.steps.num_steps for span in spans) / seconds,
+        decode_tokens=sum(sum(span.steps.decode_tokens) for span in spans) / seconds,
+        prefill_tokens=sum(span.steps.num_prefill_tokens for span in spans) / seconds,
+        recomputed_tokens=sum(span.steps.num_recomputed_tokens for span in spans) / seconds,
+        kv_tokens=sum(span.steps.num_kv_tokens for span in spans) / seconds,
+        overhead_s=sum(span.working_s - span.steps.step_s for span in spans) / seconds,
+        curve_decode_s=factor * sum(each.decode_s for each in said) / seconds,
+        curve_prefill_s=factor * sum(each.prefill_s for each in said) / seconds,
+    )
+    return saturation, curve.scaled(factor)
+
+
+def yardstick_of(spans: Sequence[Span], num_in_flight: float, curve: StepCurve) -> Yardstick:
+    """Out of spans at saturation, of one replica or several alike."""
+    saturation, curve = saturation_of(spans, curve)
+    seconds = sum(span.seconds for span in spans)
+    rate = sum(span.output_tokens for span in spans) / seconds
+    return Yardstick(rate, num_in_flight, curve, saturation)
