@@ -5,7 +5,7 @@ decides to grow, predicts, and keeps the prediction; then the fleet is run on wi
 scores what it measured. Four fleets: flawless; with a slow accelerator, a node that lacks one, and messages that
 take time; with two generations; and with every second node a little slow. Some minutes.
 
-    python benchmarks/prediction.py [--accelerators 4] [--directory DIR]
+    python benchmarks/prediction.py [--accelerators 2] [--directory DIR]
 
 Everything here is simulated. Its last line is one line of JSON.
 """
@@ -83,7 +83,7 @@ def _line(name: str, stage: int, score: Score) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--accelerators", type=int, default=4, help="per node")
+    parser.add_argument("--accelerators", type=int, default=2, help="per node")
     parser.add_argument("--fleets", nargs="*", choices=FLEETS, default=list(FLEETS))
     parser.add_argument("--directory", type=Path, help="where predictions and scores are kept")
     given = parser.parse_args()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from .costs import cost_of, price_per_hour
@@ -16,6 +15,8 @@ from .history import read
 from .records import Decided, Hole, Score
 from .scoring import REACHED, Calibration, calibrate
 from .wording import nodes_of
+
+INDENT = " " * 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,50 +78,39 @@ def render(told: Told) -> RenderableType:
     if not told.decided:
         return Text("the controller has decided nothing yet")
     scores = {(score.decision, score.model): score for score in told.scores}
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("", "when", "model", "", "nodes", "tokens/s", "actual", "efficiency", "actual", "why"):
-        right = column in ("tokens/s", "actual", "efficiency")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    lines: list[Text] = []
     for decided in told.decided:
+        head = f"{decided.decision.number:>5}  {_clock(decided.decision.time_s)}  "
         for verdict in decided.decision.verdicts:
             score = scores.get((decided.decision.number, verdict.model))
-            table.add_row(str(decided.decision.number), _clock(decided.decision.time_s), *_row(verdict, score))
+            lines += _verdict(head, verdict, score)
         for one in decided.decision.health:
             name = one.replica_id or f"node {one.node_id}"
-            table.add_row(
-                str(decided.decision.number),
-                _clock(decided.decision.time_s),
-                one.model,
-                one.remedy.value,
-                name,
-                *[""] * 4,
-                one.reason,
-            )
+            lines += [Text(f"{head}{one.model}: {one.remedy} {name}", style="bold"), Text(f"{INDENT}{one.reason}")]
     holes = [
         Text(f"nobody looked from {_clock(hole.from_s)} to {_clock(hole.to_s)}: nothing is known of that time")
         for hole in told.holes
     ]
-    return Group(table, *holes, *_costs(told.decided[-1]), Text(_calibration(told.calibration)))
+    return Group(*lines, *holes, *_costs(told.decided[-1]), Text(_calibration(told.calibration)))
 
 
-def _row(verdict: Verdict, score: Score | None) -> list[str]:
-    predicted = verdict.prediction if verdict.action is not Action.HOLD else None
-    reached = score is not None and score.outcome == REACHED
-    if score is not None and reached:
-        tokens = f"{score.tokens_per_s or 0.0:,.0f}"
-        efficiency = "not full" if score.efficiency is None else f"{score.efficiency:.1%}"
-    else:
-        tokens, efficiency = (score.outcome if score else ""), ""
-    return [
-        verdict.model,
-        verdict.action.value,
-        nodes_of(verdict.after),
-        f"{predicted.tokens_per_s:,.0f}" if predicted else "",
-        tokens,
-        f"{predicted.efficiency:.1%}" if predicted else "",
-        efficiency,
-        verdict.reason,
+def _verdict(head: str, verdict: Verdict, score: Score | None) -> list[Text]:
+    lines = [
+        Text(f"{head}{verdict.model}: {verdict.action}, {nodes_of(verdict.after)}", style="bold"),
+        Text(f"{INDENT}{verdict.reason}"),
     ]
+    predicted = verdict.prediction
+    if verdict.action is Action.HOLD or predicted is None:
+        return lines
+    text = f"predicted {predicted.tokens_per_s:,.0f} tokens/s, efficiency {predicted.efficiency:.1%}"
+    if score is None:
+        text += "; not scored yet"
+    elif score.outcome != REACHED:
+        text += f"; {score.outcome}"
+    else:
+        efficiency = "not saturated" if score.efficiency is None else f"efficiency {score.efficiency:.1%}"
+        text += f"; measured {score.tokens_per_s or 0.0:,.0f}, {efficiency}"
+    return [*lines, Text(INDENT + text)]
 
 
 def _costs(decided: Decided) -> Sequence[Text]:

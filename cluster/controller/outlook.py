@@ -12,8 +12,8 @@ from .snapshot import Load, Memory, ModelMemory, Offer, Snapshot
 # So many failures of a node type within this time, and others are asked for instead.
 MANY_FAILURES = 3
 FAILURES_COUNT_S = 900.0
-# With what takes so long to do in the queue, nodes will be saturated.
-QUEUE_S = 30.0
+# With what takes so long to do beside what comes, nodes will be saturated.
+QUEUE_S = 60.0
 UNDERWAY = (NodeState.REQUESTED, NodeState.STARTING)
 
 
@@ -62,9 +62,11 @@ class Outlook:
         """For the work expected; None without baselines."""
         if any(self.offers[kind].tokens_per_s is None for kind, count in nodes.items() if count):
             return None
-        demand = self.demand
-        wanted = None if demand.queue_tokens > QUEUE_S * demand.expected else demand.expected
-        return predict(self.offers, nodes, self.memory.seen, wanted, self.missing)
+        full = predict(self.offers, nodes, self.memory.seen, None, self.missing)
+        spare = max(0.0, full.capacity - self.demand.expected)
+        if self.demand.queue_tokens > QUEUE_S * spare:
+            return full
+        return predict(self.offers, nodes, self.memory.seen, self.demand.expected, self.missing)
 
     @property
     def idle_s(self) -> float:
