@@ -10,6 +10,7 @@ from ..provenance import provenance
 from ..service_view import yardstick_name
 from .client import ClientResult
 from .figures import percentiles_of
+from .record import BaselineFacts
 from .rules import Rules
 from .scenarios import Scenario
 
@@ -60,6 +61,17 @@ def baseline_of(
         curve=curve,
         saturation=saturation,
         provenance=provenance(),
+    )
+
+
+def baseline_facts(baseline: Baseline) -> BaselineFacts:
+    """As a record keeps it."""
+    return BaselineFacts(
+        node=baseline.node,
+        tokens_per_s=baseline.tokens_per_s,
+        repeats=baseline.repeats,
+        date=baseline.provenance.date,
+        kept=baseline.model_dump(mode="json"),
     )
 
 

@@ -17,7 +17,7 @@ from ..measuring import replicas_of, weights_of
 from ..provenance import provenance
 from ..published import node_names
 from ..service import served_model
-from .accounting import baseline_key, baseline_of, ledger_of
+from .accounting import baseline_facts, baseline_key, baseline_of, ledger_of
 from .accuracy import judge, read_answers
 from .client import ClientJob, ClientResult
 from .client_process import run_in_process
@@ -184,7 +184,7 @@ class _Bench:
             points=points,
             accuracy=accuracy,
             no_accuracy=no_accuracy,
-            baseline=baseline,
+            baseline=None if baseline is None else baseline_facts(baseline),
         )
         seal(record, target)
         return record

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from ..service import only_model, running_service
 from ..terminal import told_progress
 from .order import BenchOrder, parse_nodes, parse_scenario
 from .user_conf import UserConf, read_user_conf
+
+if TYPE_CHECKING:
+    from .record import RunRecord
 
 console = Console()
 told = Console(stderr=True)
@@ -84,6 +87,81 @@ def bench(
         )
     console.print(render_record(record))
     console.print(f"run record  {directory}", soft_wrap=True)
+
+
+def verify(
+    record: RecordPath,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Runs; by default as many as the record has.")] = None,
+    margin: Annotated[float, typer.Option(min=0.1, max=50, help="Percent by which figures may differ.")] = 2.0,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run record.")] = None,
+    model: Model = None,
+    name: Name = None,
+) -> None:
+    """Run a record's measurement again on a running service, and judge whether it was reproduced."""
+    _need_extra()
+    from .record_store import open_record
+
+    with open_record(record) as (there, _):
+        state = running_service(_home(), name)
+        from .show_verdict import render_judgement
+        from .verify import verify as run_again
+
+        with told_progress(told) as progress:
+            judgement, directory = run_again(
+                there,
+                state.config,
+                _home(),
+                model or only_model(state.config),
+                repeats=repeats,
+                data=data,
+                margin=margin / 100,
+                out=out,
+                progress=progress,
+            )
+    console.print(render_judgement(judgement), soft_wrap=True)
+    console.print(f"run record  {directory}", soft_wrap=True)
+
+
+def compare(records: RecordPaths) -> None:
+    """Put run records side by side."""
+    _need_extra()
+    from .record_store import open_record
+    from .show_verdict import render_comparison
+
+    opened: list[tuple[str, RunRecord]] = []
+    for path in records:
+        with open_record(path) as (record, _):
+            opened.append((path.stem, record))
+    console.print(render_comparison(opened), soft_wrap=True)
+
+
+def submission(
+    records: RecordPaths,
+    out: Annotated[Path, typer.Option(help="Folder of the tree; must not exist.")],
+    submitter: Annotated[str, typer.Option(help="The organisation that submits.")],
+    division: Annotated[str, typer.Option(help="closed, open or network.")] = "closed",
+    system: Annotated[str | None, typer.Option(help="The system's name; by default made of what it has.")] = None,
+) -> None:
+    """Write the tree that MLCommons' submission checker wants, and list what is missing in it."""
+    _need_extra()
+    from .submission import write_submission
+
+    missing = write_submission(records, out, submitter=submitter, division=division, system=system)
+    console.print(f"submission tree  {out}", soft_wrap=True)
+    for each in missing:
+        console.print(f"  missing: {each}", style="yellow", soft_wrap=True, markup=False)
+
+
+def report(
+    record: RecordPath,
+    out: Annotated[Path | None, typer.Option(help="Folder of the page; by default within the record.")] = None,
+) -> None:
+    """Write one page and PNGs out of a run record."""
+    _need_extra()
+    from .report import write_report
+
+    console.print(f"report  {write_report(record, out)}", soft_wrap=True)
 
 
 def _need_extra() -> None:

@@ -1,11 +1,12 @@
-"""What a bench is to do, before anything is known of the service."""
+"""What a bench is to do, as asked for or as a record says, before anything is known of the service."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...models.errors import ConfigError
+from ...models.errors import ConfigError, StateError
+from .record import RunRecord
 from .scenarios import Scenario
-from .user_conf import UserConf
+from .user_conf import UserConf, parse_user_conf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +68,37 @@ def parse_scenario(text: str) -> Scenario:
         if text.lower().replace("-", "").replace("_", "") == scenario.lower():
             return scenario
     raise ConfigError("scenario", text, f"must be one of {', '.join(Scenario)}")
+
+
+def order_of(record: RunRecord, *, repeats: int | None = None, data: Path | None = None) -> BenchOrder:
+    """What a bench must do to run the record's largest point again.
+
+    Args:
+        repeats: None takes as many as the record has.
+        data: the data set's file, where the record was made with one.
+
+    Raises:
+        StateError: the record was made with a file, and none is given.
+    """
+    if record.workload.data_file is not None and data is None:
+        raise StateError(f"the record was made with {record.workload.data_file}: give that file with --data")
+    point = record.whole
+    return BenchOrder(
+        workload=record.workload.asked,
+        scenario=record.workload.scenario,
+        nodes=(point.num_nodes,),
+        repeats=repeats or len(point.runs),
+        min_duration_s=float(record.loadgen.settings["min_duration_ms"]) / 1e3,
+        target_qps=point.runs[0].target_qps,
+        warmup_s=record.warmup_s,
+        num_samples=record.workload.num_samples,
+        data=data,
+        user_conf=parse_user_conf(_without_rate(record.loadgen.user_conf)),
+        accuracy=False,
+        without_baseline=True,
+    )
+
+
+def _without_rate(text: str) -> str:
+    """The runs' target is taken from the record, where user.conf or the warm-up led to it."""
+    return "\n".join(line for line in text.splitlines() if ".target_qps" not in line)

@@ -21,8 +21,8 @@ class Probe:
 def find_peak(
     start_qps: float, probe: Callable[[float], bool], *, close_enough: float = CLOSE_ENOUGH
 ) -> tuple[float, list[Probe]]:
-    """Grow or shrink, by a quarter first and then by ever more, until one load keeps the limits and another does not;
-    then halve the gap.
+    """Grow or shrink, by a quarter and then by more, until one load keeps the limits and another does not; then
+    halve the gap.
 
     Returns:
         The highest load that kept them, within `close_enough`, and all probes.

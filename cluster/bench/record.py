@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from ..baseline import Baseline
 from ..latency import Percentiles
 from ..provenance import Provenance
 from ..record import Record
@@ -137,6 +136,20 @@ class LedgerFacts(Record):
     losses: dict[str, float]
 
 
+class BaselineFacts(Record):
+    """What the ledgers are measured by.
+
+    Attributes:
+        kept: the whole baseline, as the nfold that measured it keeps one.
+    """
+
+    node: str
+    tokens_per_s: float
+    repeats: list[float]
+    date: str
+    kept: dict[str, JsonValue]
+
+
 class RunFigures(Record):
     """One LoadGen performance run.
 
@@ -254,7 +267,7 @@ class RunRecord(Record):
     points: list[Point] = Field(min_length=1)
     accuracy: AccuracyFacts | None
     no_accuracy: str = ""
-    baseline: Baseline | None
+    baseline: BaselineFacts | None
 
     @property
     def whole(self) -> Point:

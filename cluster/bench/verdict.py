@@ -1,0 +1,65 @@
+"""A record against another: figures, verdict, what differs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .differences import Difference, differences, node_balance
+from .equivalence import Comparison, Verdict, compare, whole_verdict
+from .record import RunRecord
+
+MARGIN = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What verify says.
+
+    Attributes:
+        measures: by name: the scenario's figure and, on several nodes, how far the slowest is behind.
+        num_more: repeats that are missing when inconclusive; None when nobody can say.
+        differences: most weighty first.
+        reasons: why figures could not be held against each other at all.
+    """
+
+    verdict: Verdict
+    margin: float
+    measures: dict[str, Comparison]
+    num_more: int | None
+    differences: list[Difference]
+    reasons: list[str]
+
+    @property
+    def sentence(self) -> str:
+        if self.verdict is Verdict.REPRODUCED:
+            return f"reproduced within ±{self.margin:.1%}"
+        if self.verdict is Verdict.NOT_REPRODUCED:
+            return f"not reproduced within ±{self.margin:.1%}"
+        if self.reasons:
+            return f"inconclusive: {'; '.join(self.reasons)}"
+        missing = (
+            "more repeats than can be told" if self.num_more is None else f"about {self.num_more} more repeats"
+        )
+        return f"inconclusive, {missing} needed to decide within ±{self.margin:.1%}"
+
+
+def judge_records(there: RunRecord, here: RunRecord, margin: float = MARGIN) -> Judgement:
+    """`here` as an attempt to reproduce `there`, by the points with the most nodes."""
+    before, after = _figures(there), _figures(here)
+    differing = differences(there, here)
+    reasons = [f"no run {where} is valid" for where, values in (("there", before), ("here", after)) if not values]
+    if there.workload.scenario is not here.workload.scenario or there.workload.name != here.workload.name:
+        reasons.append("they are of different workloads or scenarios")
+    if there.unit != here.unit:
+        reasons.append("they are in different units")
+    if reasons:
+        return Judgement(Verdict.INCONCLUSIVE, margin, {}, None, differing, reasons)
+    measures = {there.unit: compare(before, after, margin)}
+    balances = node_balance(there.whole), node_balance(here.whole)
+    if min(there.whole.num_nodes, here.whole.num_nodes) > 1 and all(balances):
+        measures["slowest node over the median"] = compare(*balances, margin)
+    verdict, num_more = whole_verdict(list(measures.values()))
+    return Judgement(verdict, margin, measures, num_more, differing, [])
+
+
+def _figures(record: RunRecord) -> Sequence[float]:
+    return [run.figure for run in record.whole.runs if run.counts]
