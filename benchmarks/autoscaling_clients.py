@@ -39,8 +39,9 @@ class Counts:
 
 
 class Clients:
-    def __init__(self, url: str, max_tokens: int) -> None:
+    def __init__(self, url: str, max_tokens: int, *, whole: bool = False) -> None:
         self._url = url
+        self._ask = self._whole if whole else self._stream
         self._max_tokens = max_tokens
         self._wanted: dict[str, int] = {}
         self._random = random.Random(0)
@@ -62,14 +63,35 @@ class Clients:
     async def _loop(self, client: httpx.AsyncClient, model: str) -> None:
         try:
             while self.counts.open[model] <= self._wanted[model]:
-                await self._stream(client, model)
+                await self._ask(client, model)
         finally:
             self.counts.open[model] -= 1
 
-    async def _stream(self, client: httpx.AsyncClient, model: str) -> None:
+    def _request(self, model: str) -> tuple[dict[str, object], int]:
         max_tokens = self._random.randint(self._max_tokens // 2, self._max_tokens)
         prompt = [self._random.randint(LOWEST_ID, HIGHEST_ID) for _ in range(PROMPT_TOKENS)]
         body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "seed": 1, "ignore_eos": True}
+        return body, max_tokens
+
+    async def _whole(self, client: httpx.AsyncClient, model: str) -> None:
+        body, max_tokens = self._request(model)
+        try:
+            response = await client.post(f"{self._url}/completions", json=body)
+        except httpx.HTTPError as error:
+            return await self._fail(f"{type(error).__name__}: {error}", began=False)
+        if response.status_code != 200:
+            return await self._fail(f"HTTP {response.status_code}: {response.text[:300]}", began=False)
+        num_tokens = response.json()["usage"]["completion_tokens"]
+        if num_tokens != max_tokens:
+            return await self._fail(f"{num_tokens} of {max_tokens} tokens", began=True)
+        self._done(num_tokens)
+
+    def _done(self, num_tokens: int) -> None:
+        self.counts.num_done += 1
+        self.counts.num_tokens += num_tokens
+
+    async def _stream(self, client: httpx.AsyncClient, model: str) -> None:
+        body, max_tokens = self._request(model)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         num_tokens, finish, began, told_end = 0, None, False, False
         try:
@@ -94,8 +116,7 @@ class Clients:
                 f"{num_tokens} of {max_tokens} tokens, finish {finish}, end told {told_end}", began=True
             )
             return
-        self.counts.num_done += 1
-        self.counts.num_tokens += num_tokens
+        self._done(num_tokens)
 
     async def _fail(self, reason: str, *, began: bool) -> None:
         self.counts.first_error = self.counts.first_error or reason
@@ -106,8 +127,7 @@ class Clients:
         await asyncio.sleep(RETRY_S)
 
 
-async def serve(url: str, max_tokens: int) -> None:
-    clients = Clients(url, max_tokens)
+async def serve(clients: Clients) -> None:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=120, limits=limits, trust_env=False) as client:
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -123,8 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True)
     parser.add_argument("--max-tokens", type=int, default=200)
+    parser.add_argument("--whole", action="store_true", help="answers in one piece, which spare the clients' CPU")
     args = parser.parse_args()
-    asyncio.run(serve(args.url, args.max_tokens))
+    asyncio.run(serve(Clients(args.url, args.max_tokens, whole=args.whole)))
 
 
 if __name__ == "__main__":

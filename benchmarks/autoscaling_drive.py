@@ -19,10 +19,10 @@ SETTLE_TIMEOUT_S = 180.0
 class ClientProcess:
     """`autoscaling_clients.py`, so that its work is not this process's."""
 
-    def __init__(self, url: str, max_tokens: int) -> None:
+    def __init__(self, url: str, max_tokens: int, *options: str) -> None:
         program = [sys.executable, str(Path(__file__).parent / "autoscaling_clients.py")]
         self._process = subprocess.Popen(
-            [*program, "--url", url, "--max-tokens", str(max_tokens)],
+            [*program, "--url", url, "--max-tokens", str(max_tokens), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
