@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test check install bench bench-autoscaling prove-ssh bench-overhead bench-engine bench-scaling bench-control-plane clean
+.PHONY: demo test check install bench bench-autoscaling prove-ssh bench-overhead bench-engine bench-scaling bench-control-plane check-report clean
 
 demo: install
 	nfold demo
@@ -53,6 +53,11 @@ prove-ssh: install
 CONTROL_PLANE := offline server interactive peak rival mixed growth streams
 bench-control-plane: install
 	for name in $(CONTROL_PLANE); do python benchmarks/control_plane.py $$name --keep benchmarks/results || exit 1; done
+
+# A page of `nfold report`, opened in a Chromium that is installed.
+check-report: install
+	pip install --quiet --disable-pip-version-check "playwright>=1.50,<2"
+	python benchmarks/report_in_browser.py $(PAGE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -187,6 +187,7 @@ def _scaling(axes: Axes, record: RunRecord, narrow: bool) -> None:
             )
     axes.set_xlim(0, None)
     axes.set_ylim(0, None)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("accelerators")
     axes.set_ylabel("" if narrow else record.unit)
     axes.yaxis.set_major_formatter(_thousands)

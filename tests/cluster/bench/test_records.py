@@ -222,13 +222,13 @@ def test_gpt_oss_answers_are_judged_by_their_set():
         r"so \boxed{41}, no, \boxed{ 42 }",
         "Answer: 8",
         "<|channel|>analysis<|message|>A?<|channel|>final<|message|>**B**<|return|>",
-        "the answer is C",
+        "the answer could be C",
     ]
     gate = rules_of("gpt-oss-120b").gate
     assert gate is not None
     judged = judge(gate, samples, {row: [row] for row in range(4)}, lambda ids: texts[ids[0]], "")
     assert judged.scores["aime"] == 50.0
-    assert judged.scores["gpqa"] == 100.0
+    assert judged.scores["gpqa"] == 50.0
     assert final_section(texts[2]) == "**B**"
 
 
