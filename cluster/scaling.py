@@ -27,10 +27,17 @@ def scale(state: RunState, model: str, num_nodes: int, timeout_s: float, progres
         timeout_s: how long to wait for nodes of a running cluster's autoscaler.
 
     Raises:
-        StateError: no such model is served, or nodes or replicas do not come or go in time.
+        StateError: no such model is served, the controller scales it, or nodes or replicas do not come or go in
+            time.
         PlacementError: no node has room for a replica.
     """
     pool = _only_pool(state.config, model)
+    controller = state.config.controller
+    if controller.enabled and model in controller.models:
+        raise StateError(
+            f"the controller scales {model}, and would undo this at once; bound it by min_nodes and max_nodes in "
+            f"controller.models.{model} and serve anew"
+        )
     if state.local is not None and state.config.pools[pool].is_simulated:
         raise StateError("a local cluster's simulated nodes are what its config says; change that and serve anew")
     if state.local is None:

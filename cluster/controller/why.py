@@ -176,7 +176,11 @@ def _types(observed: Observed, pool: ActualPool, needed: Mapping[str, float]) ->
     if most is not None and sum(_num(observed, kind) for kind in types) >= most:
         text = f"A node of {names} would hold it, but {model} may have {most} nodes"
         return text, f"raise controller.models.{model}.max_nodes"
-    return f"A node of {names} would hold it, and none was asked for", f"`nfold scale {model} NODES` asks for one"
+    text = f"A node of {names} would hold it, and none was asked for"
+    for verdict in observed.decision.verdicts if observed.decision else ():
+        if verdict.model == model:
+            return f"{text}: {verdict.reason}", f"see what keeps the controller from it: {verdict.cause}"
+    return text, f"`nfold scale {model} --nodes NODES` asks for one"
 
 
 def _verdict(verdict: Verdict) -> list[Finding]:

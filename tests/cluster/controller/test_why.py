@@ -104,6 +104,17 @@ def test_the_model_is_at_its_bound() -> None:
     assert "controller.models.llama.max_nodes" in only(explain(found)).remedy
 
 
+def test_a_node_that_nobody_asked_for() -> None:
+    found = [room("a", free=0.0)]
+    by_hand = only(explain(observed(found, types=[kind()], nodes=[node(0)])))
+    assert "A node of mi355x would hold it, and none was asked for" in by_hand.cause
+    assert "nfold scale llama --nodes" in by_hand.remedy
+
+    decided = verdict(Cause.ENOUGH, "10 tokens/s are asked for")
+    told = only(explain(observed(found, types=[kind()], nodes=[node(0)], decision=decided)))
+    assert told.cause.endswith("none was asked for: 10 tokens/s are asked for")
+
+
 def test_nodes_that_fail_are_told_with_the_providers_words() -> None:
     failed = [node(i, NodeState.FAILED, "ssh: connect to host 10.0.0.7: No route to host") for i in (1, 2)]
     first, second = explain(observed([room("a", free=0.0)], types=[kind()], nodes=[node(0), *failed]))
