@@ -63,10 +63,12 @@ def next_steps(
 
 
 def _requests(actual: Actual, target: Target) -> dict[str, int]:
-    return {
-        each.name: min(each.max_nodes, target.nodes.get(each.name, _coming(actual, each, target)))
-        for each in actual.node_types
-    }
+    return {each.name: _wanted(each, target, _coming(actual, each, target)) for each in actual.node_types}
+
+
+def _wanted(node_type: NodeType, target: Target, otherwise: int) -> int:
+    """What the autoscaler's own bounds leave of the target: a node that it starts anew must not be drained."""
+    return max(node_type.min_nodes, min(node_type.max_nodes, target.nodes.get(node_type.name, otherwise)))
 
 
 def _coming(actual: Actual, node_type: NodeType, target: Target) -> int:
@@ -85,7 +87,7 @@ def _over_target(actual: Actual, target: Target) -> set[str]:
 
     over: set[str] = set()
     for node_type in actual.node_types:
-        count = target.nodes.get(node_type.name, node_type.max_nodes)
+        count = _wanted(node_type, target, node_type.max_nodes)
         ready = [
             node
             for node in actual.nodes

@@ -169,6 +169,11 @@ def test_no_more_is_asked_for_than_the_provider_has() -> None:
     assert steps(world({"h": READY}, ONE, wanted=2), target(9, 2)).nodes == {"n": 4}
 
 
+def test_nodes_that_the_autoscaler_would_start_anew_stay() -> None:
+    actual = replace(world({"h": READY, "a": READY}, ONE, wanted=2), node_types=(replace(TYPE, min_nodes=2),))
+    assert steps(actual, target(1, 2)) == Steps({"n": 2}, {"p": 2}, [])
+
+
 @pytest.mark.parametrize("state", [READY, STARTING])
 def test_what_the_target_does_not_name_stays(state: NodeState) -> None:
     actual = world({"h": READY, "a": state}, TWO, wanted=4)
