@@ -120,9 +120,11 @@ def _wait_ready(config: NfoldConfig, plan: "ServicePlan", since: float, progress
     from ..deployments.readiness import wait_ready
     from .observer_app import deploy_observer, wait_observer
 
-    deploy_observer(config)
+    if config.metrics.enabled:
+        deploy_observer(config)
     wait_ready(config, plan, READY_TIMEOUT_S, told_pools(progress), since)
-    wait_observer(config)
+    if config.metrics.enabled:
+        wait_observer(config)
 
 
 def _start_controller(config: NfoldConfig, home: Path) -> None:

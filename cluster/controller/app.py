@@ -22,7 +22,7 @@ from ..published import read_service
 from .actuation import Actual
 from .actuator import RayActuator, find_node_types
 from .health import needs_probe
-from .history import History
+from .history import History, history_directory
 from .latest import publish_latest
 from .loop import Controller
 from .probes import Prober
@@ -136,8 +136,3 @@ def remove_controller(service: str) -> None:
 def application_name(service: str) -> str:
     """Of the controller's Serve application."""
     return f"{service}-controller"
-
-
-def history_directory(home: Path, service: str) -> Path:
-    """On the head."""
-    return home / "controller" / service

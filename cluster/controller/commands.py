@@ -20,7 +20,7 @@ def history(
     """What the controller decided and predicted, and what came of it."""
     home = Settings.from_environment().home
     state = running_service(home, name)
-    from .app import history_directory
+    from .history import history_directory
     from .history_command import render, tell_head
 
     console.print(render(tell_head(history_directory(home, state.config.name), last, every)))

@@ -18,7 +18,7 @@ from .decision import HealthVerdict, Remedy
 from .settings import HealthSettings
 from .snapshot import Memory, Quarantine, ReplicaSigns
 
-OUT = ("draining", "lost", "refused")
+OUT = ("connecting", "draining", "lost", "refused")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,11 @@ from .records import Entry, State
 MAX_BYTES = 128 << 20
 
 
+def history_directory(home: Path, service: str) -> Path:
+    """Of a service's controller, on the head."""
+    return home / "controller" / service
+
+
 class History:
     """The history in a directory; one writer.
 

@@ -31,6 +31,7 @@ class Outlook:
         load_s: by pool, from a node's coming until its replicas serve.
         lead_s: until a node that is asked for now serves.
         missing: tokens/s that its nodes lack because accelerators do not work.
+        settled: all nodes and replicas that were decided on are there, and none goes any more.
     """
 
     time_s: float
@@ -60,7 +61,8 @@ class Outlook:
 
     def predict(self, nodes: Mapping[str, int]) -> Prediction | None:
         """For the work expected; None without baselines."""
-        if any(self.offers[kind].tokens_per_s is None for kind, count in nodes.items() if count):
+        known = [self.offers[kind] for kind, count in nodes.items() if count and kind in self.offers]
+        if any(offer.tokens_per_s is None for offer in known):
             return None
         full = predict(self.offers, nodes, self.memory.seen, None, self.missing)
         spare = max(0.0, full.capacity - self.demand.expected)

@@ -59,6 +59,7 @@ class Sight:
         """
         self._attainment.look(now_s, report.histograms)
         self._count_arrivals(reading.snapshots, now_s)
+        self._lives = {name: life for name, life in self._lives.items() if name in report.view.replicas}
         types = {node.node_id: node.node_type for node in actual.nodes}
         ids = {name: node_id for node_id, name in reading.node_names.items()}
         return Snapshot(

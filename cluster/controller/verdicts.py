@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from .decision import Action, Cause, Verdict
 from .outlook import Outlook
-from .prediction import Prediction
 
 
 def hold(
@@ -31,13 +30,9 @@ def verdict(
         before=dict(o.have),
         after=dict(after),
         reason=reason,
-        prediction=_prediction(o, after),
-        without=_prediction(o, o.have),
+        prediction=o.predict(after),
+        without=o.predict(o.have),
         marginal=marginal,
         eaten_by=eaten_by,
         done_at_s=o.time_s + (o.lead_s if action is Action.ADD else 0.0),
     )
-
-
-def _prediction(o: Outlook, nodes: Mapping[str, int]) -> Prediction | None:
-    return o.predict({kind: count for kind, count in nodes.items() if kind in o.offers})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import pytest
@@ -334,6 +334,21 @@ def test_start_times_are_learnt() -> None:
 
     assert run.memory.times.provision_s["mi355x"] == pytest.approx(150.0, abs=2 * TICK_S)
     assert run.memory.times.load_s[f"{MODEL}--mi355x"] == pytest.approx(45.0, abs=2 * TICK_S)
+
+
+def test_a_node_with_broken_accelerators_counts_for_what_works() -> None:
+    """Two nodes, one with 6 of 8: 14 replicas, 1,750 tokens/s. 1,900 take a third node, 1,400 do not."""
+    for rate, wanted in ((1400.0, 14), (1900.0, 22)):
+        fleet = FluidFleet([Kind()], steady(rate)).start_with("mi355x", 2)
+        snapshot = fleet.snapshot()
+        whole, partial = snapshot.actual.nodes
+        nodes = (whole, replace(partial, num_accelerators=6))
+        snapshot = replace(snapshot, actual=replace(snapshot.actual, nodes=nodes))
+        decision, _ = decide(snapshot, ControllerSettings(models={MODEL: ScalingSettings()}), Memory())
+
+        assert decision.target.replicas == {f"{MODEL}--mi355x": wanted}
+        assert decision.verdicts[0].without is not None
+        assert decision.verdicts[0].without.baseline == 1750.0
 
 
 def test_a_cluster_without_an_autoscaler_is_left_as_it_is() -> None:
