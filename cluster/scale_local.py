@@ -3,10 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, cast
-
-from ray.core.generated import autoscaler_pb2
-from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
 from ..deployments import discovery
 from ..deployments.nodes import alive_nodes
@@ -14,6 +10,7 @@ from ..deployments.placement import CPU, check_fit, replicas_that_fit
 from ..models.errors import StateError
 from . import local as local_cluster
 from .config import NfoldConfig
+from .controller.actuator_nodes import drain_node
 from .pool_scaling import POLL_S, replica_counts, scale_pools, wait_settled
 from .run_state import LocalNode, LocalRun
 from .service import DRAIN_SLACK_S, Progress
@@ -92,9 +89,6 @@ def _targets_on(config: NfoldConfig, staying: Sequence[LocalNode]) -> dict[str, 
 
 def _drain(node: LocalNode, timeout_s: float) -> None:
     """Ray places nothing new on this node, and Serve moves away what it still has there."""
-    gcs, reasons = cast(Any, internal_kv_get_gcs_client()), cast(Any, autoscaler_pb2).DrainNodeReason
-    preemption = reasons.Value("DRAIN_NODE_REASON_PREEMPTION")  # the other reason is refused while anything runs
-    deadline_ms = int((time.time() + timeout_s) * 1000)
-    accepted, refusal = gcs.drain_node(node.node_id, preemption, "nfold scale", deadline_ms)
-    if not accepted:
+    refusal = drain_node(node.node_id, "nfold scale", timeout_s)
+    if refusal:
         raise StateError(f"Ray does not drain {node.name}: {refusal}")
