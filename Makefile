@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test check install bench bench-autoscaling prove-ssh bench-overhead bench-engine bench-scaling bench-control-plane check-report clean
+.PHONY: demo test check install bench bench-autoscaling prove-ssh bench-overhead bench-engine bench-scaling bench-ledger bench-control-plane check-report clean
 
 demo: install
 	nfold demo
@@ -40,6 +40,9 @@ bench-overhead: install
 
 bench-scaling: install
 	python benchmarks/scaling.py
+
+bench-ledger: install
+	python benchmarks/ledger_injection.py
 
 bench-autoscaling: install
 	python benchmarks/autoscaling.py
