@@ -50,10 +50,11 @@ class LiveService:
         except (RayError, OSError) as error:
             raise StateError(f"Ray's head does not answer: {error}") from None
         self._report = self._observer.observe(self._reading)
+        self._sight.watch(self._reading, self._report, time.monotonic())
 
     def look(self, actual: Actual, memory: Memory) -> Snapshot:
         results = self._prober.results
-        snapshot = self._sight.take_in(self._reading, self._report, actual, results, time.monotonic())
+        snapshot = self._sight.snapshot(self._reading, self._report, actual, results, time.monotonic())
         out = {quarantine.replica_id for quarantine in memory.quarantine}
         health = self._config.controller.health
         due = [one.replica_id for one in snapshot.replicas if needs_probe(one, health, one.replica_id in out)]
@@ -98,7 +99,7 @@ class ControllerReplica:
             self._ended.set()
 
     def _run(self) -> None:
-        due_s = time.monotonic()
+        due_s = time.monotonic() + self._config.controller.tick_s  # rates take two looks
         while not self._ended.wait(LOOK_S):
             try:
                 self._service.watch()

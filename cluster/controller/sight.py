@@ -29,7 +29,7 @@ class Probe:
     reason: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Life:
     """When a replica last brought a token and last had a request, by this process's clock."""
 
@@ -49,17 +49,20 @@ class Sight:
         self._arrivals: deque[tuple[float, dict[str, float]]] = deque()
         self._lives: dict[str, _Life] = {}
 
-    def take_in(
-        self, reading: Reading, report: ServiceReport, actual: Actual, probes: Mapping[str, Probe], now_s: float
-    ) -> Snapshot:
-        """One look.
+    def watch(self, reading: Reading, report: ServiceReport, now_s: float) -> None:
+        """One look, about once a second.
 
         Args:
             now_s: seconds on a clock that only goes forward.
         """
         self._attainment.look(now_s, report.histograms)
         self._count_arrivals(reading.snapshots, now_s)
-        self._lives = {name: life for name, life in self._lives.items() if name in report.view.replicas}
+        self._lives = {name: self._life(view, now_s) for name, view in report.view.replicas.items()}
+
+    def snapshot(
+        self, reading: Reading, report: ServiceReport, actual: Actual, probes: Mapping[str, Probe], now_s: float
+    ) -> Snapshot:
+        """What the latest look makes; the same `reading` and `report`."""
         types = {node.node_id: node.node_type for node in actual.nodes}
         ids = {name: node_id for node_id, name in reading.node_names.items()}
         return Snapshot(
@@ -126,16 +129,17 @@ class Sight:
             nodes=nodes,
         )
 
+    def _life(self, view: ReplicaView, now_s: float) -> _Life:
+        num_tokens = view.status.stats.total_output_tokens if view.status else 0
+        old = self._lives.get(view.address.replica_id, _Life(num_tokens, now_s, now_s))
+        brought = num_tokens != old.num_tokens or not view.num_in_flight
+        return _Life(num_tokens, now_s if brought else old.brought_s, now_s if view.num_in_flight else old.busy_s)
+
     def _signs(
         self, view: ReplicaView, report: ModelReport | None, probe: Probe | None, now_s: float
     ) -> ReplicaSigns:
-        name, stats = view.address.replica_id, view.status.stats if view.status else None
-        num_tokens = stats.total_output_tokens if stats else 0
-        life = self._lives.setdefault(name, _Life(num_tokens, now_s, now_s))
-        if num_tokens != life.num_tokens or not view.num_in_flight:
-            life.num_tokens, life.brought_s = num_tokens, now_s
-        if view.num_in_flight:
-            life.busy_s = now_s
+        name = view.address.replica_id
+        life = self._lives[name]
         return ReplicaSigns(
             replica_id=name,
             model=view.address.model,

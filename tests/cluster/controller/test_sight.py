@@ -134,7 +134,9 @@ def test_rates_and_silences_are_taken_from_looks() -> None:
     def look(*told: int) -> tuple[float, float, float, float]:
         reading = Reading([router(*told)], {"n1": "node one"})
         probes = {"r": Probe(True, 1.0)}
-        snapshot = sight.take_in(reading, observer.observe(reading), actual, probes, now_s)
+        report = observer.observe(reading)
+        sight.watch(reading, report, now_s)
+        snapshot = sight.snapshot(reading, report, actual, probes, now_s)
         load, (signs,) = snapshot.load("m"), snapshot.replicas
         assert signs.probe == "passed"
         return load.arriving_tokens_per_s, load.queued_tokens, signs.silent_s, signs.idle_s
