@@ -80,7 +80,7 @@ def _did_you_mean(name: str, fields: Sequence[str]) -> str:
 def _section_at(location: Location, model: type[BaseModel]) -> type[BaseModel]:
     """The section of the configuration that stands at a location."""
     for part in location:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in model.model_fields:  # else a key of a mapping of sections
             model = _section_in(model.model_fields[part].annotation) or model
     return model
 
