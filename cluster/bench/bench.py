@@ -174,7 +174,6 @@ class _Bench:
             provenance=provenance(),
             simulated=self._model.simulated,
             departures=departures_of(
-                self.workload.rules.official,
                 self._settings.departures,
                 samples.synthetic,
                 self._model.simulated,
@@ -204,12 +203,13 @@ class _Bench:
         except StateError as error:
             why = str(error).partition(";")[0]
         if counts is None:
-            counts = (len(names),) if kept is not None or self._order.without_baseline else tuple({1, len(names)})
+            alone = kept is not None or self._order.without_baseline
+            counts = (len(names),) if alone else tuple(sorted({1, len(names)}))
         if counts[-1] > len(names):
             raise StateError(f"{counts[-1]} nodes were asked for; {len(names)} have replicas of {self._key.model}")
         if kept is None and 1 not in counts and not self._order.without_baseline:
             raise StateError(f"{why}. Put 1 among --nodes, or give --without-baseline to go without efficiency")
-        return [self._part(names[:count]) for count in sorted(counts)], None if 1 in counts else kept
+        return [self._part(names[:count]) for count in counts], None if 1 in counts else kept
 
     def _part(self, names: Sequence[str]) -> _Part:
         chosen = tuple(replica for replica in self._replicas if self._nodes[replica.replica_id] in names)
@@ -246,11 +246,12 @@ class _Bench:
         if baseline is None and len(part.names) == 1:
             fresh = baseline_of(self._key, part.replicas, part.names[0], results)
             fresh = fresh.model_copy(update={"weights": self._weights, "weights_name": self._weights_name})
-            keep_baseline(fresh, self._home)
         runs = [
             self._figures(result, roofline, baseline or fresh, f"{name}/run-{number}", target)
             for number, result in enumerate(results, 1)
         ]
+        if fresh is not None and not any(run.void for run in runs):
+            keep_baseline(fresh, self._home)
         return Point(nodes=part.names, num_accelerators=sum(each.tp for each in part.replicas), runs=runs), fresh
 
     def _figures(
