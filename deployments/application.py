@@ -84,6 +84,7 @@ def build_application(config: ServiceConfig, plan: ServicePlan) -> serve.Applica
                 pool=pool,
                 pool_name=name,
                 drain_timeout_s=config.drain_timeout_s,
+                accounts_steps=config.metrics.enabled,
             )
         )
         for model in config.models

@@ -37,8 +37,13 @@ class HttpConfig(Section):
 
 
 class MetricsConfig(Section):
-    """Where Prometheus scrapes: one endpoint for the whole service."""
+    """Where Prometheus scrapes: one endpoint for the whole service.
 
+    Attributes:
+        enabled: without, there is no endpoint and no loss ledger, and replicas do not account for their steps.
+    """
+
+    enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 9400
 

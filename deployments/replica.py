@@ -137,7 +137,7 @@ class EngineThread:
         init_method = meeting_point()
         self._ranks.serve(spec.engine_settings, init_method)
         engine = load_rank(prepared, 0, spec.pool, spec.engine_settings, init_method)
-        settings = ServiceSettings(tcp_host=ray.util.get_node_ip_address())
+        settings = ServiceSettings(tcp_host=ray.util.get_node_ip_address(), accounts_steps=spec.accounts_steps)
         self._service = EngineService(engine, self._identity, service_keys(spec.service), settings)
         publish_replica(spec.service, self._service.address)
         self._report("ready")

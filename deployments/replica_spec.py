@@ -13,6 +13,7 @@ class ReplicaSpec:
     Attributes:
         pool_name: the name of its Serve deployment.
         drain_timeout_s: how long an ending replica may finish what it has.
+        accounts_steps: see `ServiceSettings`.
     """
 
     service: str
@@ -20,6 +21,7 @@ class ReplicaSpec:
     pool: PoolConfig
     pool_name: str
     drain_timeout_s: float
+    accounts_steps: bool = True
 
     @property
     def engine_settings(self) -> EngineSettings:

@@ -123,7 +123,7 @@ class SimulatedHost:
         spec, sockets = self._spec, SocketHost()
         num_engines = engines_per_node(spec.pool.accelerator, _own_resources(self._node_id))
         identities = [self._identity(index) for index in range(num_engines)]
-        settings = ServiceSettings(tcp_host=ray.util.get_node_ip_address())
+        settings = ServiceSettings(tcp_host=ray.util.get_node_ip_address(), accounts_steps=spec.accounts_steps)
         keys = service_keys(spec.service)
         services = make_services(spec, identities, self._host_index, keys, settings, sockets)
         self._host = EngineHost(services, sockets, self._withdraw)
