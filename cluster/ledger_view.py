@@ -143,13 +143,10 @@ def _parts(entry: Json, by: By | None) -> list[RenderableType]:
     window = entry["ledgers"][min(entry["ledgers"], key=float)]
     found = sorted(((name, ledger_of(told)) for name, told in window[f"{by}s"].items()), key=_least_gap)
     table = Table(box=None, padding=(0, 3, 0, 0))
-    for column, justify in (
-        (by, "left"),
-        ("tokens/s", "right"),
-        ("of baseline", "right"),
-        ("lost most to", "left"),
-    ):
-        table.add_column(column, justify=justify)
+    table.add_column(by)
+    table.add_column("tokens/s", justify="right")
+    table.add_column("of baseline", justify="right")
+    table.add_column("lost most to")
     for name, ledger in found[:MAX_PARTS]:
         share = ledger.measured / ledger.baseline if ledger.baseline > 0.0 else 0.0
         table.add_row(name, f"{ledger.measured:,.0f}", f"{share:.1%}", _worst(ledger))

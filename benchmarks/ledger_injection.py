@@ -1,0 +1,270 @@
+"""The loss ledger against losses of known size, each alone and in pairs: what was injected, what the ledger found.
+
+    python benchmarks/ledger_injection.py [--accelerators 8 87] [--quick]   virtual time, simulated accelerators
+    python benchmarks/ledger_injection.py --live                            real time: Ray, Serve, sockets, router
+    python benchmarks/ledger_injection.py --engine native                   the real engine, in real time
+
+Figures are percentage points of the sum of baselines. What is true of an injection:
+
+    unhealthy, starting      the seconds out of service, at the baseline's rate
+    starved                  the seconds of the overlooked replicas, at the baseline's rate, while others have work
+    slow step                the seconds that the fault added to steps
+    recompute                tokens computed twice, at the price of a prompt token
+    one more column          what else the run lost against the same run without injections: that of the injection
+                             which causes it; of two, by Shapley's rule (the mean over both orders), but beside
+                             too little demand nothing else is lost unless requests wait
+
+    max_error_points         of the injections' own columns
+    max_wrong_column_points  of all other named columns
+    max_unexplained_points   of what is left
+
+Last line: JSON.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import ledger_injection_virtual as virtual
+from nfold.cluster.ledger import COLUMNS, UNEXPLAINED, account
+
+# By injection: its own columns, of which the last takes what else it loses.
+INJECTIONS: dict[str, tuple[str, ...]] = {
+    "slow_5": ("slow step",),
+    "slow_20": ("slow step",),
+    "half_slots": ("underfilled",),
+    "dead_node": ("unhealthy", "recompute"),
+    "starved_pool": ("starved",),
+    "delay": ("control plane",),
+    "small_kv": ("recompute", "underfilled"),
+    "no_demand": ("no demand",),
+    "start_up": ("starting",),
+}
+WORDS = {
+    "slow_5": "one replica of eight 5 % slower",
+    "slow_20": "one replica of eight 20 % slower",
+    "half_slots": "one replica of eight with half its slots",
+    "dead_node": "a node dies in the middle",
+    "starved_pool": "a router overlooks two replicas of eight",
+    "delay": "each hand-over takes seconds longer",
+    "small_kv": "one replica of eight with a small KV cache",
+    "no_demand": f"{virtual.OFFERED:.0%} of the load",
+    "start_up": f"one replica of eight starts for {virtual.START_S:g} s",
+}
+# What its remainder may be: more than seconds in a state.
+TAKES_REST = ("half_slots", "dead_node", "delay", "small_kv", "no_demand")
+GOALS = {"max_error_points": 1.0, "max_wrong_column_points": 0.5, "max_unexplained_points": 1.0}
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run with injections, in points of the sum of baselines.
+
+    Attributes:
+        rest: lost against the run without injections, beyond what `known` says.
+        known: of the truth, what follows from the injection itself.
+        found: the ledger's columns.
+        on_the_way_share: of all empty slots, those that the requests on their way would fill.
+    """
+
+    injections: Names
+    num: int
+    rest: float
+    known: Mapping[str, float]
+    found: Mapping[str, float]
+    on_the_way_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """True and found of one case, and the worst errors."""
+
+    injections: Names
+    num: int
+    true: Mapping[str, float]
+    found: Mapping[str, float]
+    error_points: float
+    wrong_column_points: float
+    unexplained_points: float
+
+
+def measure(job: tuple[Names, int, virtual.Setup]) -> tuple[Names, int, virtual.Run]:
+    injections, num, setup = job
+    return injections, num, virtual.run(injections, num, setup)
+
+
+def case_of(injections: Names, num: int, setup: virtual.Setup, found: virtual.Run, clean: virtual.Run) -> Case:
+    """Against the same run without injections."""
+    yardstick = virtual.yardstick(setup)
+    ledger = account(found.samples, {virtual.PROFILE: yardstick})
+    assert ledger is not None, "replicas stood all the time"
+    all_tokens = num * yardstick.tokens_per_s * found.window_s
+    known = {
+        name: 100.0 * lost / all_tokens for name, lost in virtual.oracle(injections, num, setup, found).items()
+    }
+    lost = 100.0 * (clean.num_tokens - found.num_tokens) / all_tokens
+    return Case(
+        injections=injections,
+        num=num,
+        rest=lost - sum(known.values()),
+        known=known,
+        found={name: 100.0 * ledger.share(name) for name in (*COLUMNS, UNEXPLAINED)},
+        on_the_way_share=virtual.on_the_way_share(num, setup, found) if "delay" in injections else 0.0,
+    )
+
+
+def judge(case: Case, rests: Mapping[Names, float]) -> Verdict:
+    """`rests`: of all cases of that many accelerators, by injections."""
+    true = dict.fromkeys(COLUMNS, 0.0) | dict(case.known)
+    for name, share in _rest_by_cause(case, rests).items():
+        true[INJECTIONS[name][-1]] += share
+    return _verdict(case.injections, case.num, true, case.found)
+
+
+def _rest_by_cause(case: Case, rests: Mapping[Names, float]) -> dict[str, float]:
+    """Of a pair: what a dead node's requests cost is what they cost alone. Where demand lacks, another loses what
+    is lost beyond that; a delay the slots that its requests would fill. Else each loses the mean of what it loses
+    alone and what it loses beside the other."""
+    takers = [name for name in case.injections if name in TAKES_REST]
+    if len(takers) < 2:
+        return dict.fromkeys(takers, case.rest)
+    one, other = takers
+    if "dead_node" in takers:
+        fixed = "dead_node"
+        share = rests[fixed,]
+    elif "no_demand" in takers:
+        fixed = one if other == "no_demand" else other
+        share = case.rest - rests["no_demand",]
+        if fixed == "delay":
+            share = case.rest * case.on_the_way_share
+    else:
+        fixed = one
+        share = (rests[one,] + case.rest - rests[other,]) / 2
+    return {fixed: share, (one if fixed == other else other): case.rest - share}
+
+
+def _verdict(injections: Names, num: int, true: Mapping[str, float], found: Mapping[str, float]) -> Verdict:
+    own = {column for name in injections for column in INJECTIONS[name]}
+    errors = {name: abs(found[name] - true[name]) for name in COLUMNS}
+    return Verdict(
+        injections=injections,
+        num=num,
+        true=true,
+        found=found,
+        error_points=max((errors[name] for name in own), default=0.0),
+        wrong_column_points=max(errors[name] for name in COLUMNS if name not in own),
+        unexplained_points=abs(found[UNEXPLAINED]),
+    )
+
+
+def run_live(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Verdict]:
+    """Phase by phase; of several injections, the latest takes what the phases before it did not lose."""
+    import ledger_injection_live as live
+
+    num = args.accelerators[0]
+    found = live.run_live(num, args.port, tell)
+    rate = num * found.yardstick.tokens_per_s
+    clean = found.phases[0].num_tokens / found.phases[0].window_s
+    verdicts: list[Verdict] = []
+    rests: dict[str, float] = {}
+    for phase in found.phases:
+        ledger = account(phase.samples, {found.yardstick_name: found.yardstick})
+        assert ledger is not None, "replicas stood all the time"
+        all_tokens = rate * phase.window_s
+        known = {name: 100.0 * lost / all_tokens for name, lost in live.known_losses(found, phase).items()}
+        lost = 100.0 * (clean * phase.window_s - phase.num_tokens) / all_tokens
+        true = dict.fromkeys(COLUMNS, 0.0) | known
+        takers = [name for name in phase.injections if name in TAKES_REST]
+        for name in takers[:-1]:
+            true[INJECTIONS[name][-1]] += rests[name]
+        if takers:
+            rests[takers[-1]] = lost - sum(true.values())
+            true[INJECTIONS[takers[-1]][-1]] += rests[takers[-1]]
+        columns = {name: 100.0 * ledger.share(name) for name in (*COLUMNS, UNEXPLAINED)}
+        verdicts.append(_verdict(phase.injections, num, true, columns))
+        tell(line_of(verdicts[-1]))
+    return verdicts
+
+
+def run_virtual(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Verdict]:
+    pairs = [pair for pair in combinations(INJECTIONS, 2) if pair != ("slow_5", "slow_20")]
+    chosen: list[Names] = [(), *((name,) for name in INJECTIONS), *([] if args.singles else pairs)]
+    verdicts: list[Verdict] = []
+    with ProcessPoolExecutor(args.processes) as pool:
+        for num in args.accelerators:
+            setup = virtual.Setup(args.warmup, args.warmup + args.window)
+            tell(f"{num} simulated accelerators, virtual time, {args.window:g} s each")
+            runs = {names: run for names, _, run in pool.map(measure, [(names, num, setup) for names in chosen])}
+            cases = {names: case_of(names, num, setup, run, runs[()]) for names, run in runs.items()}
+            rests = {names: case.rest for names, case in cases.items()}
+            for case in cases.values():
+                verdicts.append(judge(case, rests))
+                tell(line_of(verdicts[-1]))
+    return verdicts
+
+
+def line_of(verdict: Verdict) -> str:
+    """Each column in which either is at least a twentieth of a point: true > found."""
+    told = [
+        f"{name} {verdict.true.get(name, 0.0):.2f} > {verdict.found[name]:.2f}"
+        for name in (*COLUMNS, UNEXPLAINED)
+        if max(abs(verdict.true.get(name, 0.0)), abs(verdict.found[name])) >= 0.05
+    ]
+    what = " + ".join(verdict.injections) or "nothing"
+    return f"  {what:26} {'; '.join(told) or 'nothing lost'}"
+
+
+def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    return {
+        "max_error_points": max(verdict.error_points for verdict in verdicts),
+        "max_wrong_column_points": max(verdict.wrong_column_points for verdict in verdicts),
+        "max_unexplained_points": max(verdict.unexplained_points for verdict in verdicts),
+    }
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--accelerators", type=int, nargs="+", default=[8, 87])
+    parser.add_argument("--window", type=float, default=240.0, help="virtual seconds in the ledger")
+    parser.add_argument("--warmup", type=float, default=60.0, help="virtual seconds before")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--singles", action="store_true", help="no pairs")
+    parser.add_argument("--quick", action="store_true", help="8 accelerators, no pairs")
+    parser.add_argument("--live", action="store_true", help="real time, the first of --accelerators; eight minutes")
+    parser.add_argument(
+        "--port", type=int, default=8770, help="of the live service's API; the metrics' is the next"
+    )
+    args = parser.parse_args(arguments)
+    if args.quick:
+        args.accelerators, args.singles = [8], True
+    return args
+
+
+def main() -> None:
+    args = parse()
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    clock = "real" if args.live else "virtual"
+    tell(f"true > found, in points of the sum of baselines; SIMULATED, {clock} time")
+    if not args.live:
+        for name, words in WORDS.items():
+            tell(f"  {name:14}{words}")
+    from nfold.cluster.provenance import provenance
+
+    verdicts = run_live(args, tell) if args.live else run_virtual(args, tell)
+    found = summary(verdicts)
+    for name, goal in GOALS.items():
+        tell(f"{name} {found[name]:.2f} (goal {goal:g})")
+    line = {"benchmark": "ledger_injection", "simulated": True, "time": clock, **found}
+    details = {"goals": GOALS, "cases": [asdict(verdict) for verdict in verdicts]}
+    print(json.dumps(line | details | {"provenance": provenance().model_dump()}))
+
+
+if __name__ == "__main__":
+    main()
