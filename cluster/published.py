@@ -13,6 +13,7 @@ from .baseline import Baseline
 from .observer import Reading
 from .provisioned import PoolTarget
 from .service_view import yardstick_name
+from .speed_priors import speed_prior_of
 
 _BASELINES = "baselines/"
 # Of Serve's replicas, those that there are to be.
@@ -20,9 +21,12 @@ COUNTED_STATES = (ReplicaState.STARTING, ReplicaState.UPDATING, ReplicaState.REC
 
 
 def publish_baseline(service: str, baseline: Baseline) -> None:
-    """Make `baseline` what its model's replicas on its accelerator are measured by, in place of an earlier one."""
+    """Make `baseline` what its model's replicas on its accelerator are measured by, in place of an earlier one, and
+    what routers take their speed for until they have seen their steps."""
     key = f"{_BASELINES}{baseline.key.model}/{yardstick_name(baseline.key.accelerator, baseline.key.tp)}"
     discovery.put_value(service, key, baseline.model_dump_json().encode())
+    if (prior := speed_prior_of(baseline)) is not None:
+        discovery.publish_speed_prior(service, prior)
 
 
 def published_baselines(service: str) -> list[Baseline]:
@@ -71,4 +75,5 @@ def read_service(config: ServiceConfig) -> Reading:
         node_names=node_names(),
         baselines=published_baselines(service),
         targets=pool_targets(config),
+        quarantined=discovery.list_quarantined(service),
     )

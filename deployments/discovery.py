@@ -4,6 +4,7 @@
     nfold/<service>/starts/<replica id>       StartReport      how far a replica's start has come, or why it failed
     nfold/<service>/gateways/<gateway id>     bytes            a gateway's RouterSnapshot, once a second
     nfold/<service>/quarantine/               list[str]        replica ids that gateways keep out of routing
+    nfold/<service>/priors/<kind of replica>  SpeedPrior       what a baseline tells of its speed
     nfold/<service>/keys                      ServiceKeys      CURVE keys: who can read the GCS is a member
     nfold/<service>/values/<key>              bytes            floor 4's own: baselines, decisions
 
@@ -21,6 +22,7 @@ from ray._private.state import actors
 from ray.experimental import internal_kv
 
 from .addresses import ReplicaAddress, ServiceKeys
+from .speed_prior import SpeedPrior
 
 NAMESPACE = b"nfold"
 TIMEOUT_S = 10.0
@@ -79,6 +81,16 @@ def list_quarantined(service: str) -> frozenset[str]:
     """Ids of the replicas that are to be kept out of routing."""
     value = _get(_key(service, "quarantine", ""))
     return frozenset(msgspec.msgpack.decode(value, type=list[str])) if value else frozenset()
+
+
+def publish_speed_prior(service: str, prior: SpeedPrior) -> None:
+    """Tell the gateways, in place of what they were told of that kind of replica before."""
+    _put(_key(service, "priors", prior.key), msgspec.msgpack.encode(prior))
+
+
+def list_speed_priors(service: str) -> list[SpeedPrior]:
+    """One for each kind of replica that has a baseline."""
+    return [msgspec.msgpack.decode(value, type=SpeedPrior) for value in _list(service, "priors", "").values()]
 
 
 def report_start(service: str, report: StartReport) -> None:

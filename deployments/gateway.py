@@ -161,6 +161,7 @@ class Gateway:
     async def _refresh(self) -> None:
         replicas = await asyncio.to_thread(discovery.list_replicas, self._config.name)
         quarantined = await asyncio.to_thread(discovery.list_quarantined, self._config.name)
+        self._router.update_speed_priors(await asyncio.to_thread(discovery.list_speed_priors, self._config.name))
         self._router.update_replicas(replicas, quarantined)
 
 

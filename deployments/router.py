@@ -27,6 +27,8 @@ from .router_settings import RouterSettings
 from .router_state import Pool, Replica
 from .router_stats import RouterSnapshot
 from .sinks import BulkSink, Request, Sink, TokenChunk
+from .speed import StepLine
+from .speed_prior import SpeedPrior
 from .wire import Output, Refused
 
 __all__ = ["BulkSink", "Router", "RouterSettings", "Sink", "TokenChunk"]
@@ -67,6 +69,7 @@ class Router:
         for name, max_queued in settings.models.items():
             self._add_model(name, max_queued)
         self._pools: dict[tuple[str, str], Pool] = {}
+        self._priors: tuple[SpeedPrior, ...] = ()
         self._connections = ReplicaConnections(
             router_id, keys, settings, self._loads, clock, self._continue_elsewhere
         )
@@ -96,6 +99,12 @@ class Router:
         for replica in self._connections:
             replica.quarantined = replica.replica_id in quarantined
         self._set_pending()
+
+    def update_speed_priors(self, priors: Sequence[SpeedPrior]) -> None:
+        """How fast replicas are taken to be before any of their steps was seen."""
+        self._priors = tuple(priors)
+        for pool in self._pools.values():
+            self._take_prior(pool)
 
     def submit(
         self, model: str, prompt_ids: Sequence[int] | I32, sampling: SamplingParams, sink: Sink, stream: bool = True
@@ -284,7 +293,14 @@ class Router:
             model.pools.append(pool)
         replica = self._connections.add(address, pool)
         pool.set_replicas([*pool.replicas, replica])
+        self._take_prior(pool)
         model.note_replicas()
+
+    def _take_prior(self, pool: Pool) -> None:
+        if pool.line.costs is None and pool.replicas:
+            for prior in self._priors:
+                if prior.fits(pool.replicas[0].address):
+                    pool.line = StepLine.from_baseline(prior.points)
 
     def _drop(self, replica: Replica) -> None:
         pool = replica.pool

@@ -72,17 +72,6 @@ class StepLine:
             line._add(num_prompt, num_decode, step_s, weight_steps / len(points))
         return line
 
-    @classmethod
-    def from_saturation(
-        cls,
-        tokens_per_s: float,
-        batch: float,
-        prompt_per_output: float,
-        weight_steps: float = BASELINE_WEIGHT_STEPS,
-    ) -> "StepLine":
-        """For a baseline that has no curve: output tokens/s with so many requests, and their prompt tokens."""
-        return cls.from_baseline([(batch * prompt_per_output, batch, batch / tokens_per_s)], weight_steps)
-
     @property
     def costs(self) -> StepCosts | None:
         """None before any step was seen. Up to 16 steps old."""

@@ -95,12 +95,6 @@ def test_a_pool_starts_from_its_baseline_and_learns_better() -> None:
     assert solved(line).output_token_s == pytest.approx(truth.output_token_s, rel=0.1)
 
 
-def test_a_baseline_without_a_curve_gives_its_speed() -> None:
-    line = StepLine.from_saturation(tokens_per_s=5000.0, batch=500, prompt_per_output=1.0)
-
-    assert solved(line).step_s(500, 500) == pytest.approx(0.1)
-
-
 def test_one_odd_step_does_not_turn_the_estimates_over() -> None:
     line = StepLine()
     teach(line, ACCELERATORS["MI325X"])
