@@ -16,7 +16,7 @@ from ..models.engine.protocol import Engine, StepOutputs
 from ..models.errors import EngineError
 from .addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys, this_host
 from .gateway_sessions import GatewaySession, GatewaySessions
-from .step_account import NO_STEPS, StepAccount, StepTotals
+from .step_account import StepAccount
 from .transport import ReplicaSocket, SocketHost
 from .wire import (
     WIRE_VERSION,
@@ -108,10 +108,9 @@ class EngineService:
         self._draining = False
         self._ended = threading.Event()
         self._failure: Exception | None = None
-        self._mark_s = self._status_due_s = clock()
+        self._mark_s = self._status_due_s = self._step_since_s = clock()
         self._has_step = False
-        self._step_since_s = self._mark_s  # of a paced engine
-        self._account = StepAccount() if settings.accounts_steps else None
+        self._account = StepAccount()
         self._away_s = 0.0  # since it looked for messages last
         self._status = ReplicaStatus(
             stats=engine.stats(),
@@ -255,7 +254,7 @@ class EngineService:
         outputs = self._engine.step()
         self._busy_s += self._lap()
         self._step_since_s = self._mark_s
-        if self._account is not None:
+        if self._settings.accounts_steps:
             self._account.add(outputs.step, self._sessions.num_in_flight())
         self._away_s = self._mark_s - began_s
         return outputs
@@ -369,18 +368,13 @@ class EngineService:
             num_messages_in=self._num_in,
             num_messages_out=self._num_out,
             num_rejected_messages=self._num_rejected,
-            steps=self._step_totals(),
+            steps=self._account.totals(self._mark_s - self._step_since_s if self._has_step else 0.0),
         )
         frames = encode(Status(self._status))
         for session in self._sessions:
             if not self._send(session.peer, frames):
                 self._close_session(session, "its connection is lost")
         self._status_due_s = now_s + self._settings.status_s
-
-    def _step_totals(self) -> StepTotals:
-        if self._account is None:
-            return NO_STEPS
-        return self._account.totals(self._mark_s - self._step_since_s if self._has_step else 0.0)
 
     def _send(self, peer: bytes, frames: Frames) -> bool:
         sent = self._socket.send(peer, frames)
