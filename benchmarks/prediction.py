@@ -21,6 +21,7 @@ from nfold.cluster.controller.loop import Controller
 from nfold.cluster.controller.records import Score
 from nfold.cluster.controller.scoring import REACHED, calibrate
 from nfold.cluster.controller.settings import ControllerSettings, ScalingSettings
+from nfold.cluster.provenance import provenance
 from nfold.cluster.recording import Recording, generated
 from nfold.models.engine.simulated.lengths import OPENORCA
 from prediction_fleet import MODEL, SETTLE_S, START_S, WINDOW_S, GrowingFleet, NodePlan, measure_yardstick
@@ -110,6 +111,7 @@ def main() -> None:
         "mean_abs_error_points_by_fleet": {name: round(error, 3) for name, error in errors.items()},
         "num_predictions": calibration.num_efficiency,
         "goal_points": GOAL_POINTS,
+        "provenance": provenance().model_dump(mode="json"),
         "ok": calibration.efficiency_error <= GOAL_POINTS,
     }
     print(json.dumps(figures))

@@ -32,8 +32,11 @@ class _Grown:
 
 
 def attained(o: Outlook) -> float:
-    """Share of requests within the SLO: of its two promises, the one kept worse; 1 where nothing is known."""
+    """Share of requests within the SLO: of its two promises, the one kept worse; 1 where nothing is known. Where no
+    request ended of late, how long those that wait have waited tells."""
     slo, load = o.settings.slo, o.load
+    if slo.ttft_s is not None and load.ttft_attained is None and load.queue_age_s > slo.ttft_s:
+        return 0.0
     shares = ((slo.ttft_s, load.ttft_attained), (slo.tpot_s, load.tpot_attained))
     return min([1.0, *(share for promised, share in shares if promised is not None and share is not None)])
 

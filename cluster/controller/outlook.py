@@ -14,6 +14,9 @@ MANY_FAILURES = 3
 FAILURES_COUNT_S = 900.0
 # With what takes so long to do beside what comes, nodes will be saturated.
 QUEUE_S = 60.0
+# A KV cache that is taken to more than this has no room for another request.
+KV_FULL = 0.95
+MIN_KV_SHARE = 0.1
 UNDERWAY = (NodeState.REQUESTED, NodeState.STARTING)
 
 
@@ -31,6 +34,8 @@ class Outlook:
         load_s: by pool, from a node's coming until its replicas serve.
         lead_s: until a node that is asked for now serves.
         missing: tokens/s that its nodes lack because accelerators do not work.
+        kv_share: of what nodes should bring, what they do: less than 1 while requests wait for room in the KV cache
+            because contexts are longer than when the baselines were measured.
         settled: all nodes and replicas that were decided on are there, and none goes any more.
     """
 
@@ -48,6 +53,7 @@ class Outlook:
     load_s: Mapping[str, float]
     lead_s: float
     missing: float
+    kv_share: float
     settled: bool
     demand: Demand
 
@@ -57,7 +63,7 @@ class Outlook:
 
     def capacity(self, nodes: Mapping[str, int]) -> float:
         """Tokens/s within the SLO."""
-        return predict(self.usable, nodes, self.memory.seen, missing=self.missing).capacity
+        return self.kv_share * predict(self.usable, nodes, self.memory.seen, missing=self.missing).capacity
 
     def predict(self, nodes: Mapping[str, int]) -> Prediction | None:
         """For the work expected; None without baselines."""
@@ -95,7 +101,8 @@ def look(
         default=settings.provision_s + settings.load_s,
     )
     missing = _missing(snapshot, have, offers)
-    capacity = predict(usable, have, own.seen, missing=missing).capacity
+    kv_share = _kv_share(load)
+    capacity = kv_share * predict(usable, have, own.seen, missing=missing).capacity
     return Outlook(
         time_s=snapshot.time_s,
         settings=settings,
@@ -111,6 +118,7 @@ def look(
         load_s={offer.pool: memory.times.load_s.get(offer.pool, settings.load_s) for offer in offers.values()},
         lead_s=lead_s,
         missing=missing,
+        kv_share=kv_share,
         settled=_settled(snapshot, have, offers),
         demand=estimate(
             load,
@@ -122,6 +130,12 @@ def look(
             capacity=capacity,
         ),
     )
+
+
+def _kv_share(load: Load) -> float:
+    if load.kv_use < KV_FULL or not load.num_queued or load.window is None or load.window.baseline <= 0.0:
+        return 1.0
+    return min(1.0, max(MIN_KV_SHARE, load.window.measured / load.window.baseline))
 
 
 def _within_slo(offer: Offer, settings: ScalingSettings) -> Offer:

@@ -9,7 +9,7 @@ from .health import decide_health
 from .outlook import look
 from .prediction import see
 from .scaling_policy import decide_model
-from .settings import ControllerSettings, ScalingSettings
+from .settings import ControllerSettings
 from .snapshot import Memory, ModelMemory, NodeFailure, Offer, Snapshot
 from .start_times import watch
 
@@ -43,8 +43,8 @@ def decide(snapshot: Snapshot, settings: ControllerSettings, memory: Memory) -> 
 def _take_in(snapshot: Snapshot, settings: ControllerSettings, memory: Memory) -> Memory:
     """What this look teaches, before anything is decided."""
     models = {
-        model: _learn(snapshot, model, memory.models.get(model) or _first_sight(snapshot, model, scaling))
-        for model, scaling in settings.models.items()
+        model: _learn(snapshot, model, memory.models.get(model) or _first_sight(snapshot, model))
+        for model in settings.models
     }
     memory = replace(memory, models=models, failures=_failures(snapshot, memory))
     offers = [offer for model in models for offer in snapshot.offers.get(model, ())]
@@ -62,7 +62,7 @@ def _learn(snapshot: Snapshot, model: str, memory: ModelMemory) -> ModelMemory:
     return replace(memory, seen={one.num_nodes: one for one in latest})
 
 
-def _first_sight(snapshot: Snapshot, model: str, scaling: ScalingSettings) -> ModelMemory:
+def _first_sight(snapshot: Snapshot, model: str) -> ModelMemory:
     """Nothing is remembered of it: what it has is what it is to have."""
     return ModelMemory(nodes=_nodes_held(snapshot, model))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import pytest
-from fluid_fleet import MODEL, FluidFleet, Kind
+from fluid_fleet import MODEL, FluidFleet, Kind, with_load
 from nfold.cluster.controller.decision import Action, Cause, Decision, Verdict
 from nfold.cluster.controller.policy import decide
 from nfold.cluster.controller.settings import (
@@ -291,6 +291,27 @@ def test_adding_stops_at_the_floor_and_names_the_column() -> None:
     assert run.last.cause is Cause.FLOOR
     assert run.last.eaten_by == "control plane"
     assert sum(run.last.after.values()) < 12
+
+
+def test_a_full_kv_cache_makes_nodes_bring_less() -> None:
+    """Contexts are twice as long as in the baseline: two nodes do half of what they should, and requests wait."""
+    fleet = FluidFleet([Kind()], steady(1200.0), efficiency=lambda n: 0.5).start_with("mi355x", 2)
+    fleet.advance(60.0)
+    settings = ControllerSettings(models={MODEL: ScalingSettings()})
+    roomy, full = (with_load(fleet.snapshot(), kv_use=kv_use) for kv_use in (0.5, 0.99))
+
+    (few,), (many,) = (decide(one, settings, Memory())[0].verdicts for one in (roomy, full))
+    assert sum(many.after.values()) > sum(few.after.values())
+
+
+def test_a_queue_that_is_too_old_is_a_missed_slo() -> None:
+    fleet = FluidFleet([Kind()], steady(1500.0)).start_with("mi355x", 2)
+    fleet.advance(60.0)
+    snapshot = with_load(fleet.snapshot(), ttft_attained=None, queue_age_s=5.0)
+    settings = ControllerSettings(models={MODEL: ScalingSettings(slo=SloSettings(ttft_s=2.0))})
+
+    (verdict,) = decide(snapshot, settings, Memory())[0].verdicts
+    assert "0.0% of requests are within the SLO" in verdict.reason
 
 
 def test_a_little_more_work_than_nodes_is_not_worth_a_node() -> None:
