@@ -19,13 +19,13 @@ from ...models.errors import StateError
 from ..config import NfoldConfig
 from ..provider.autoscaling import read_node_types
 from ..provider.local_types import cores_of_a_node, local_node_types
-from .actuation import Actual, ActualReplica, NodeType, Target
+from .actuation import Actual, ActualReplica, NodeState, NodeType, Target
 from .actuator_nodes import NodeWatch, drain_node, request_nodes
 from .actuator_serve import (
     Deployments,
     deployments_of,
     end_replica,
-    num_gateways_wanted,
+    gateways_in,
     pools_in,
     replicas_in,
 )
@@ -84,8 +84,8 @@ class RayActuator:
                 if steps.replicas[pool.pool] != pool.wanted:
                     logger.info("%s: %d -> %d replicas", pool.pool, pool.wanted, steps.replicas[pool.pool])
                     scale_pool(self._config.name, pool.pool, steps.replicas[pool.pool])
-            self._drain(steps.drain, target)
-            self._scale_gateways(deployments, actual, steps.drain, resources)
+            if self._gateways_fit(deployments, actual, steps.drain, resources):
+                self._drain(steps.drain, target)
             self._replace(actual.replicas, target)
 
     def _actual(self, deployments: Deployments) -> Actual:
@@ -99,25 +99,25 @@ class RayActuator:
             replicas=replicas_in(deployments, pools),
         )
 
+    def _gateways_fit(
+        self, deployments: Deployments, actual: Actual, going: Sequence[str], resources: Mapping[str, NodeResources]
+    ) -> bool:
+        """One gateway per machine that stays. False while one of a machine that goes has not been picked to end:
+        Serve would look for another machine for it, and the autoscaler would bring one."""
+        staying = [node for node in actual.nodes if node.state == NodeState.READY and node.node_id not in going]
+        machines = {resources[node.node_id].address for node in staying if node.node_id in resources}
+        gateways = gateways_in(deployments)
+        if machines and len(machines) != gateways.wanted:
+            logger.info("%d -> %d gateways", gateways.wanted, len(machines))
+            scale_gateways(self._config.name, len(machines))
+            return len(machines) > gateways.wanted
+        return gateways.running + gateways.starting <= gateways.wanted
+
     def _drain(self, node_ids: Sequence[str], target: Target) -> None:
-        """Just after Serve was told of fewer replicas: of those it ends the ones on draining nodes first."""
         for node_id in node_ids:
             reason = f"decision {target.decision} of nfold's controller"
             refusal = drain_node(node_id, reason, self._config.drain_timeout_s + DRAIN_SLACK_S)
             logger.info("draining node %s: %s", node_id, refusal or "accepted")
-
-    def _scale_gateways(
-        self,
-        deployments: Deployments,
-        actual: Actual,
-        draining: Sequence[str],
-        resources: Mapping[str, NodeResources],
-    ) -> None:
-        """One per machine that stays."""
-        staying = [node.node_id for node in actual.nodes if node.state == "ready" and node.node_id not in draining]
-        machines = {resources[node_id].address for node_id in staying if node_id in resources}
-        if machines and len(machines) != num_gateways_wanted(deployments):
-            scale_gateways(self._config.name, len(machines))
 
     def _replace(self, replicas: Sequence[ActualReplica], target: Target) -> None:
         """A simulated engine goes with all engines of its node, as they are one replica to Serve."""

@@ -72,8 +72,8 @@ def replicas_in(deployments: Deployments, pools: Collection[str]) -> tuple[Actua
     )
 
 
-def num_gateways_wanted(deployments: Deployments) -> int:
-    return int(deployments[GATEWAYS]["target_num_replicas"])
+def gateways_in(deployments: Deployments) -> ActualPool:
+    return _pool(GATEWAYS, deployments[GATEWAYS])
 
 
 def end_replica(service: str, replica: ActualReplica) -> None:
