@@ -3,9 +3,10 @@
     empty slots of a replica  |== own ==|= on the way =|=== elsewhere ===|.... nothing ....|
                               underfilled control plane      starved         no demand
 
-Each kind of work fills as many empty slots as there are requests of it, in this order: those in the replica's own
-queue, which it has no room for; those on their way to it or, ended, on their way back; those that wait elsewhere,
-in routers or at replicas that are full. So one request that waits somewhere does not make a whole cluster starved.
+Each kind of work fills as many empty slots as there are requests of it, in this order: those at the replica itself,
+which it has no room for or whose prompts it computes; those on their way to it or, ended, on their way back; those
+that wait elsewhere, in routers or at replicas that are full. So one request that waits somewhere does not make a whole
+cluster starved.
 """
 
 from collections.abc import Mapping

@@ -30,8 +30,8 @@ class Parts:
         recompute_s: in steps, on tokens computed before, beyond what the baseline had of it.
         empty_slots: of the baseline's batch, mean over the span; negative above it.
         held: requests at the replica, mean.
-        own: of these, in its queue without room.
-        on_the_way: requests bound to it that it does not hold, and those that it holds and has not begun, mean.
+        own: of these, in its queue without room, or not yet decoding beyond what is usual.
+        on_the_way: requests bound to it that it does not hold, mean.
     """
 
     idle_s: float
@@ -55,8 +55,6 @@ def split(span: Span, yardstick: Yardstick) -> Parts:
     steps, curve, saturation = span.steps, yardstick.curve, yardstick.saturation
     held = steps.held_s / span.seconds
     on_the_way = 0.0 if span.in_flight is None else max(0.0, span.in_flight - held)
-    if saturation is not None:
-        on_the_way += max(0.0, pending_s(span) / span.seconds - saturation.pending)
     if curve is None or saturation is None or (steps.num_steps == 0 and span.output_tokens > 0):
         batch = yardstick.num_in_flight
         idle_share = span.idle_s / span.seconds
@@ -84,6 +82,6 @@ def split(span: Span, yardstick: Yardstick) -> Parts:
         recompute_s=recomputed * yardstick.prefill_token_s,
         empty_slots=saturation.batch - steps.decode_s / span.seconds,
         held=held,
-        own=steps.waiting_s / span.seconds,
+        own=steps.waiting_s / span.seconds + max(0.0, pending_s(span) / span.seconds - saturation.pending),
         on_the_way=on_the_way,
     )
