@@ -5,8 +5,8 @@
 
 Each kind of work fills as many empty slots as there are requests of it, in this order: those at the replica itself,
 which it has no room for or whose prompts it computes; those on their way to it or, ended, on their way back; those
-that wait elsewhere, in routers or at replicas that are full. So one request that waits somewhere does not make a whole
-cluster starved.
+that wait elsewhere, in routers or at replicas that are full. So one request that waits somewhere does not make a
+whole cluster starved.
 """
 
 from collections.abc import Mapping

@@ -124,7 +124,7 @@ def test_tokens_per_second_by_node(prometheus: Prometheus) -> None:
 
 
 def test_efficiency(prometheus: Prometheus) -> None:
-    found = prometheus.wait_for("nfold_scaling_efficiency_ratio")
+    found = prometheus.wait_for('nfold_scaling_efficiency_ratio{window="10s"}')
     assert [series["metric"]["model"] for series in found] == ["nfold-sums"]
     assert float(found[0]["value"][1]) == pytest.approx(0.9, rel=0.05)
 
