@@ -37,3 +37,16 @@ class AttentionInputs:
     query_lens: tuple[int, ...]
     host_context_lens: tuple[int, ...]
     block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastTokens:
+    """The tokens of a step whose hidden states are wanted: past its keys and values the last layer needs no others.
+
+    Attributes:
+        rows_R: int64, rows of T.
+        attention: the layout of these alone, each a sequence with one query token.
+    """
+
+    rows_R: torch.Tensor
+    attention: AttentionInputs

@@ -3,24 +3,63 @@
 Each op has one file per implementation, of the op's name; here is the choice among them.
 
 Legend: T tokens, D hidden size, H query heads, K key heads, d head size, I intermediate size,
-N blocks of the cache, b tokens per block, S sequences, R rows to sample, V vocabulary.
+X = H + 2 K,
+N blocks of the cache, b tokens per block, S sequences, R rows to sample, V vocabulary, O outputs.
 """
+
+from typing import Protocol
 
 import torch
 
 from .attention_inputs import AttentionInputs
+from .avx512 import ops as _avx512
+from .avx512.linear import PanelLinear
 from .reference import paged_attention as _paged_attention
 from .reference import rms_norm as _rms_norm
-from .reference import rotary as _rotary
+from .reference import rotary_and_write_kv as _rotary_and_write_kv
 from .reference import sample_tokens as _sample_tokens
 from .reference import silu_and_mul as _silu_and_mul
-from .reference import write_kv as _write_kv
+from .reference.linear import OneDnnLinear
 
-AttentionPlan = _paged_attention.AttentionPlan
+AttentionPlan = _paged_attention.AttentionPlan | AttentionInputs
+
+
+class PackedWeight(Protocol):
+    """A weight [O, I] in the layout that computes fastest on this machine.
+
+    Attributes:
+        reads_rows: whether `rows` works, so that an embedding needs no copy of its own.
+    """
+
+    reads_rows: bool
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """x @ weight.T + bias, in the weight's type; `out_dtype` may be float32."""
+        ...
+
+    def rows(self, ids_N: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight, [N, I]."""
+        ...
+
+
+def pack_weight(weight_OI: torch.Tensor) -> PackedWeight | None:
+    """None where F.linear is the best there is. `weight_OI` is not used afterwards."""
+    for packed in (PanelLinear, OneDnnLinear):
+        if packed.takes(weight_OI):
+            return packed(weight_OI)
+    return None
+
+
+def _compiled(x: torch.Tensor) -> _avx512.Functions | None:
+    return _avx512.functions(x.dtype) if x.device.type == "cpu" else None
 
 
 def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
     """x / sqrt(mean(x²) + eps) * weight, computed in float32, in the type of x."""
+    if do := _compiled(x_TD):
+        return _avx512.rms_norm(do, x_TD, None, weight_D, eps)
     return _rms_norm.rms_norm(x_TD, weight_D, eps)
 
 
@@ -28,34 +67,39 @@ def add_rms_norm(
     x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rms_norm(x + residual), x + residual). `residual_TD` is overwritten."""
+    if do := _compiled(x_TD):
+        return _avx512.rms_norm(do, x_TD, residual_TD, weight_D, eps), residual_TD
     return _rms_norm.add_rms_norm(x_TD, residual_TD, weight_D, eps)
 
 
-def rotary(x_THd: torch.Tensor, cos_Td: torch.Tensor, sin_Td: torch.Tensor) -> torch.Tensor:
-    """Heads turned by their tokens' positions; queries and keys side by side take one call.
+def rotary_and_write_kv(
+    qkv_TXd: torch.Tensor,
+    cos_Td: torch.Tensor,
+    sin_Td: torch.Tensor,
+    k_cache_NbKd: torch.Tensor,
+    v_cache_NbKd: torch.Tensor,
+    slot_mapping_T: torch.Tensor,
+) -> torch.Tensor:
+    """Queries and keys turned by their tokens' positions; keys and values into one layer's cache.
 
-    Element i of a head pairs with element i + d/2, as Hugging Face stores heads. Both tables hold each angle for
-    either half, with the sign that it has in the result:
+    `qkv_TXd` holds H query, K key and K value heads side by side; what stands there afterwards is undefined, as the
+    queries that come back, q_THd, may be a part of it. Token t's key and value go to slot `slot_mapping_T[t]`
+    (block id * b + offset). Element i of a head pairs with element i + d/2, as Hugging Face stores heads. Both
+    tables hold each angle for either half, with the sign that it has in the result:
 
         out[i]       = x[i]       cos[i]       + x[i + d/2] sin[i]          cos = ( cos a, cos a)
         out[i + d/2] = x[i + d/2] cos[i + d/2] + x[i]       sin[i + d/2]    sin = (-sin a, sin a)
     """
-    return _rotary.rotary(x_THd, cos_Td, sin_Td)
-
-
-def write_kv(
-    k_TKd: torch.Tensor,
-    v_TKd: torch.Tensor,
-    k_cache_NbKd: torch.Tensor,
-    v_cache_NbKd: torch.Tensor,
-    slot_mapping_T: torch.Tensor,
-) -> None:
-    """Each token's key and value into slot `slot_mapping_T` (block id * b + offset) of one layer's cache."""
-    _write_kv.write_kv(k_TKd, v_TKd, k_cache_NbKd, v_cache_NbKd, slot_mapping_T)
+    cache = (k_cache_NbKd, v_cache_NbKd, slot_mapping_T)
+    if do := _compiled(qkv_TXd):
+        return _avx512.rotary_and_write_kv(do, qkv_TXd, cos_Td, sin_Td, *cache)
+    return _rotary_and_write_kv.rotary_and_write_kv(qkv_TXd, cos_Td, sin_Td, *cache)
 
 
 def prepare_attention(inputs: AttentionInputs, k_cache_NbKd: torch.Tensor) -> AttentionPlan:
     """What `paged_attention` needs on every layer of one step. Any layer's cache will do: they are all alike."""
+    if _compiled(k_cache_NbKd):
+        return inputs
     return _paged_attention.prepare_attention(inputs, k_cache_NbKd)
 
 
@@ -66,12 +110,24 @@ def paged_attention(
 
     Query head h reads key head h // (H / K). The step's own keys and values are in the cache already.
     """
+    if isinstance(plan, AttentionInputs):
+        do = _compiled(q_THd)
+        assert do is not None, "the plan is of another device"
+        return _avx512.paged_attention(do, q_THd, k_cache_NbKd, v_cache_NbKd, plan, scale)
     return _paged_attention.paged_attention(q_THd, k_cache_NbKd, v_cache_NbKd, plan, scale)
 
 
 def silu_and_mul(x_T2I: torch.Tensor) -> torch.Tensor:
     """silu(left half) * right half, [T, I]."""
+    if do := _compiled(x_T2I):
+        return _avx512.silu_and_mul(do, x_T2I)
     return _silu_and_mul.silu_and_mul(x_T2I)
+
+
+def argmax(logits_RV: torch.Tensor) -> torch.Tensor:
+    """int64 [R]: the lowest id of the highest logit (float32, no NaN) of each row."""
+    ids_R = _avx512.argmax(logits_RV) if logits_RV.device.type == "cpu" else None
+    return logits_RV.argmax(-1) if ids_R is None else ids_R
 
 
 def sample_tokens(

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from ..kernels.attention_inputs import AttentionInputs
+from ..kernels.attention_inputs import AttentionInputs, LastTokens
 from .config import ModelConfig
 from .kv_cache import KvCache
 
@@ -23,9 +23,15 @@ class CausalLM(Protocol):
     device: torch.device
 
     def forward(
-        self, token_ids_T: torch.Tensor, positions_T: torch.Tensor, kv: KvCache, inputs: AttentionInputs
+        self,
+        token_ids_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        kv: KvCache,
+        inputs: AttentionInputs,
+        last: LastTokens | None = None,
     ) -> torch.Tensor:
-        """Hidden states [T, D] after the last norm; writes the tokens' keys and values to `kv`.
+        """Hidden states after the last norm of the tokens in `last` [R, D], or of all [T, D]; writes the keys and
+        values of all to `kv`.
 
         Both ids and positions are int64 on the model's device.
         """

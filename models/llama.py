@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from ..kernels import ops
-from ..kernels.attention_inputs import AttentionInputs
+from ..kernels.attention_inputs import AttentionInputs, LastTokens
 from .config import ModelConfig
 from .errors import ConfigError
 from .kv_cache import KvCache
@@ -46,12 +46,21 @@ class LlamaForCausalLM:
 
     @torch.inference_mode()
     def forward(
-        self, token_ids_T: torch.Tensor, positions_T: torch.Tensor, kv: KvCache, inputs: AttentionInputs
+        self,
+        token_ids_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        kv: KvCache,
+        inputs: AttentionInputs,
+        last: LastTokens | None = None,
     ) -> torch.Tensor:
         cos_Td, sin_Td = self._rotary.at(positions_T)
         step = AttentionStep(cos_Td, sin_Td, inputs.slot_mapping_T, ops.prepare_attention(inputs, kv.k[0]))
+        steps = [step] * len(self._layers)
+        if last is not None:
+            plan = ops.prepare_attention(last.attention, kv.k[0])
+            steps[-1] = AttentionStep(cos_Td, sin_Td, inputs.slot_mapping_T, plan, last.rows_R)
         x_TD, residual_TD = self._embedding(token_ids_T), None
-        for layer, k_cache, v_cache in zip(self._layers, kv.k, kv.v, strict=True):
+        for layer, k_cache, v_cache, step in zip(self._layers, kv.k, kv.v, steps, strict=True):
             x_TD, residual_TD = layer(x_TD, residual_TD, k_cache, v_cache, step)
         assert residual_TD is not None, "a model has at least one layer"
         return self._norm.add(x_TD, residual_TD)[0]
@@ -101,6 +110,8 @@ class LlamaLayer:
         else:
             x_TD, residual_TD = self._input_norm.add(x_TD, residual_TD)
         x_TD = self._attention(x_TD, k_cache, v_cache, step)
+        if step.rows_R is not None:
+            residual_TD = residual_TD.index_select(0, step.rows_R)
         x_TD, residual_TD = self._mlp_norm.add(x_TD, residual_TD)
         return self._mlp(x_TD), residual_TD
 

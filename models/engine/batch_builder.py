@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...kernels.attention_inputs import AttentionInputs
+from ...kernels.attention_inputs import AttentionInputs, LastTokens
 from .scheduler import Schedule
-from .slots import SlotTable
+from .slots import I64, SlotTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Batch:
     Attributes:
         token_ids_T, positions_T: int64.
         attention: the layout.
-        last_rows_R: int64, rows of T whose hidden state brings a new token; None when each row does.
+        last: the tokens whose hidden states bring new tokens; None when each does, or none.
     """
 
     token_ids_T: torch.Tensor
     positions_T: torch.Tensor
     attention: AttentionInputs
-    last_rows_R: torch.Tensor | None
+    last: LastTokens | None
 
 
 def build_batch(table: SlotTable, schedule: Schedule, device: torch.device) -> Batch:
@@ -46,22 +46,51 @@ def build_batch(table: SlotTable, schedule: Schedule, device: torch.device) -> B
     block_ids = table.block_tables_SB[token_slots, positions // block_size]
     slot_mapping = block_ids.astype(np.int64) * block_size + positions % block_size
     max_num_blocks = -(-int(context_lens.max()) // block_size)
+    attention = AttentionInputs(
+        slot_mapping_T=to_device(slot_mapping, device),
+        query_start=to_device(query_start.astype(np.int32), device),
+        context_lens_S=to_device(context_lens.astype(np.int32), device),
+        block_tables_SB=to_device(table.block_tables_SB[slots, :max_num_blocks], device),
+        num_decodes=schedule.num_decodes,
+        query_lens=tuple(num_new.tolist()),
+        host_context_lens=tuple(context_lens.tolist()),
+        block_size=block_size,
+    )
+    last = None
     every_row_samples = num_tokens == len(slots) and bool(schedule.samples.all())
+    if schedule.samples.any() and not every_row_samples:
+        last = _last_tokens(attention, slot_mapping, query_start[1:] - 1, context_lens, schedule, device)
     return Batch(
         token_ids_T=to_device(table.token_ids_SL[token_slots, positions].astype(np.int64), device),
         positions_T=to_device(positions, device),
-        attention=AttentionInputs(
-            slot_mapping_T=to_device(slot_mapping, device),
-            query_start=to_device(query_start.astype(np.int32), device),
-            context_lens_S=to_device(context_lens.astype(np.int32), device),
-            block_tables_SB=to_device(table.block_tables_SB[slots, :max_num_blocks], device),
-            num_decodes=schedule.num_decodes,
-            query_lens=tuple(num_new.tolist()),
-            host_context_lens=tuple(context_lens.tolist()),
-            block_size=block_size,
-        ),
-        last_rows_R=None if every_row_samples else to_device(query_start[1:][schedule.samples] - 1, device),
+        attention=attention,
+        last=last,
     )
+
+
+def _last_tokens(
+    attention: AttentionInputs,
+    slot_mapping: I64,
+    last_rows: I64,
+    context_lens: I64,
+    schedule: Schedule,
+    device: torch.device,
+) -> LastTokens:
+    """Of the sequences that get a new token."""
+    (sequences,) = np.nonzero(schedule.samples)
+    num_rows = len(sequences)
+    rows, context_lens = last_rows[sequences], context_lens[sequences]
+    alone = AttentionInputs(
+        slot_mapping_T=to_device(slot_mapping[rows], device),
+        query_start=to_device(np.arange(num_rows + 1, dtype=np.int32), device),
+        context_lens_S=to_device(context_lens.astype(np.int32), device),
+        block_tables_SB=attention.block_tables_SB[to_device(sequences, device)],
+        num_decodes=num_rows,
+        query_lens=(1,) * num_rows,
+        host_context_lens=tuple(context_lens.tolist()),
+        block_size=attention.block_size,
+    )
+    return LastTokens(to_device(rows, device), alone)
 
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:

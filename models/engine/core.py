@@ -90,12 +90,11 @@ class EngineCore:
     def _compute(self, schedule: Schedule) -> OutputRows:
         table, sampling = self._scheduler.table, self._sampling
         batch = build_batch(table, schedule, self._model.device)
-        hidden_TD = self._model.forward(batch.token_ids_T, batch.positions_T, self._kv, batch.attention)
+        hidden_RD = self._model.forward(batch.token_ids_T, batch.positions_T, self._kv, batch.attention, batch.last)
         slots_R = schedule.slots[schedule.samples]
         if len(slots_R) == 0:
             self._scheduler.commit(schedule, np.zeros(0, np.int32), np.zeros(0, np.bool_))
             return OutputRows.none()
-        hidden_RD = hidden_TD if batch.last_rows_R is None else hidden_TD[batch.last_rows_R]
         logits_RV = self._model.logits(hidden_RD)
         token_ids_R = sample(logits_RV, sampling, slots_R, table.num_tokens[slots_R])
         self.checksum.add(token_ids_R)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ...kernels.ops import sample_tokens
+from ...kernels.ops import argmax, sample_tokens
 from .batch_builder import to_device
 from .protocol import F32, I32
 from .sampling_state import SamplingState
@@ -42,10 +42,8 @@ def sample(logits_RV: torch.Tensor, state: SamplingState, slots_R: I64, position
             to_device(state.seed[slots_R], device),
             to_device(positions_R, device),
         )
-    elif device.type == "cpu":  # numpy's argmax takes a tenth of the time of torch's
-        return logits_RV.numpy().argmax(-1).astype(np.int32)
     else:
-        ids_R = logits_RV.argmax(-1)
+        ids_R = argmax(logits_RV)
     return ids_R.cpu().numpy().astype(np.int32)
 
 

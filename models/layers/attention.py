@@ -19,12 +19,17 @@ from .linear import ColumnLinear, Part, RowLinear
 
 @dataclass(frozen=True, slots=True)
 class AttentionStep:
-    """What attention needs of a step on every layer."""
+    """What attention needs of a step on every layer.
+
+    Attributes:
+        rows_R: the tokens whose attention is wanted, None for all; `plan` is made for them.
+    """
 
     cos_Td: torch.Tensor
     sin_Td: torch.Tensor
     slot_mapping_T: torch.Tensor
     plan: ops.AttentionPlan
+    rows_R: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,10 @@ class Attention:
     ) -> torch.Tensor:
         H, K = self._num_heads, self._num_kv_heads
         qkv_TXd = self._qkv(x_TD).view(-1, H + 2 * K, self._head_dim)
-        qk_TXd = ops.rotary(qkv_TXd[:, : H + K], step.cos_Td, step.sin_Td)
-        ops.write_kv(qk_TXd[:, H:], qkv_TXd[:, H + K :], k_cache, v_cache, step.slot_mapping_T)
-        o_THd = ops.paged_attention(qk_TXd[:, :H], k_cache, v_cache, step.plan, self._scale)
+        q_THd = ops.rotary_and_write_kv(qkv_TXd, step.cos_Td, step.sin_Td, k_cache, v_cache, step.slot_mapping_T)
+        if step.rows_R is not None:
+            q_THd = q_THd.index_select(0, step.rows_R)
+        o_THd = ops.paged_attention(q_THd, k_cache, v_cache, step.plan, self._scale)
         return self._output(o_THd.flatten(1))
 
     def slots(self) -> Iterator[Slot]:

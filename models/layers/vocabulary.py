@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from ...kernels import ops
 from ..parallel import TpGroup
 from ..weights.slots import Slot
 from .linear import Linear
@@ -37,17 +38,26 @@ class VocabEmbedding:
         self._tp = tp
         self._split = VocabSplit(vocab_size, tp)
         self.weight_VD = torch.zeros(self._split.size, hidden_size, dtype=dtype, device=device)
+        self._packed: ops.PackedWeight | None = None
 
     def __call__(self, token_ids_T: torch.Tensor) -> torch.Tensor:
         if self._tp.size == 1:
-            return F.embedding(token_ids_T, self.weight_VD)
+            return self._rows(token_ids_T)
         local_T = token_ids_T - self._split.start
         elsewhere_T = (local_T < 0) | (local_T >= self._split.size)
-        x_TD = F.embedding(local_T.masked_fill(elsewhere_T, 0), self.weight_VD)
+        x_TD = self._rows(local_T.masked_fill(elsewhere_T, 0))
         return self._tp.all_reduce(x_TD.masked_fill_(elsewhere_T[:, None], 0))
 
     def slots(self) -> Iterator[Slot]:
         yield _vocab_slot(self._name, self._split, self.weight_VD)
+
+    def read_from(self, packed: ops.PackedWeight) -> None:
+        """From now on the weight is there, and no second copy of it here."""
+        self._packed = packed
+        self.weight_VD = torch.empty(0)
+
+    def _rows(self, ids_T: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids_T, self.weight_VD) if self._packed is None else self._packed.rows(ids_T)
 
 
 class VocabHead(Linear):
@@ -66,7 +76,7 @@ class VocabHead(Linear):
     ) -> None:
         self._name = name
         self._tp = tp
-        self._tied = tied is not None
+        self._tied = tied
         self._split = VocabSplit(vocab_size, tp)
         num_outputs = 0 if tied else self._split.size
         super().__init__(hidden_size, num_outputs, bias=False, dtype=dtype, device=device)
@@ -74,11 +84,19 @@ class VocabHead(Linear):
             self.weight_OI = tied.weight_VD
 
     def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
-        local_RV = super().__call__(x_TI).float()
+        if self._packed is None:
+            local_RV = F.linear(x_TI, self.weight_OI).float()
+        else:
+            local_RV = self._packed(x_TI, None, torch.float32)
         return self._tp.all_gather_last(local_RV)[:, : self._split.vocab_size]
 
+    def pack(self) -> None:
+        super().pack()
+        if self._tied is not None and self._packed is not None and self._packed.reads_rows:
+            self._tied.read_from(self._packed)
+
     def slots(self) -> Iterator[Slot]:
-        if not self._tied:
+        if self._tied is None:
             yield _vocab_slot(self._name, self._split, self.weight_OI)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from cpu_kernels import kernels
 from engines import NUM_TOKENS, Case, greedy, load_engine, transformers_logprobs
 from nfold.models.engine.generate import collect_completions, generate
 from nfold.models.engine.native import NativeEngine
@@ -34,6 +35,11 @@ def test_tokens_equal_those_of_transformers(case: Case, schedule: str) -> None:
     assert (stats.total_cached_prompt_tokens > 0) == ("prefix cache" in schedule)
     assert stats.total_prompt_tokens == sum(map(len, case.prompts))
     assert stats.num_kv_blocks_used == 0
+
+
+def test_tokens_equal_those_of_transformers_without_compiled_kernels(case: Case) -> None:
+    with kernels("torch"):
+        assert answers_of(load_engine(case.checkpoint, max_num_batched_tokens=60), case) == case.answers
 
 
 def test_a_second_time_all_prompts_are_in_the_prefix_cache(case: Case) -> None:

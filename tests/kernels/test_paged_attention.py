@@ -6,6 +6,9 @@ import kv_layout
 import pytest
 import torch
 from nfold.kernels import ops
+from nfold.kernels.reference.write_kv import write_kv
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
@@ -30,7 +33,7 @@ def largest_error(
     for sequence, (start, stop) in enumerate(spans):
         q = torch.randn(stop, heads, d, generator=generator).to(dtype)
         k, v = (torch.randn(stop, kv_heads, d, generator=generator).to(dtype) for _ in range(2))
-        ops.write_kv(k, v, k_cache, v_cache, torch.tensor(paged.slots(sequence, 0, stop)))
+        write_kv(k, v, k_cache, v_cache, torch.tensor(paged.slots(sequence, 0, stop)))
         queries.append(q[start:])
         wanted.append(dense_attention(q, k, v, d**-0.5)[start:])
     inputs, _ = paged.step([(sequence, *span) for sequence, span in enumerate(spans)])
@@ -51,7 +54,7 @@ SPANS = {
 }
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (3, 1)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (3, 1), (20, 1)])
 @pytest.mark.parametrize("name", SPANS)
 def test_equals_dense_attention(name: str, heads: int, kv_heads: int) -> None:
     assert largest_error(SPANS[name], heads, kv_heads, 16, torch.float32, block_size=16) < 1e-5
@@ -65,6 +68,25 @@ def test_equals_dense_attention_in_bfloat16(name: str) -> None:
 @pytest.mark.parametrize("block_size", [1, 5, 32])
 def test_any_block_size(block_size: int) -> None:
     assert largest_error(SPANS["decodes, prefills and chunks"], 4, 2, 16, torch.float32, block_size) < 1e-5
+
+
+@pytest.mark.parametrize("d", [8, 24, 80, 128, 200])
+def test_any_head_size(d: int) -> None:
+    assert largest_error(SPANS["decodes, prefills and chunks"], 4, 2, d, torch.float32, block_size=16) < 1e-5
+
+
+def test_scores_of_any_size() -> None:
+    """Where a softmax without its maximum taken off would overflow."""
+    inputs, _ = kv_layout.PagedSequences.scatter([130], 16).step([(0, 0, 130)])
+    q = torch.full((130, 1, 16), 40.0)
+    k_cache = torch.full((12, 16, 1, 16), -40.0)
+    table = inputs.block_tables_SB[0].long()
+    k_cache[table[3:]] = 40.0  # the maximum rises later
+    v_cache = torch.zeros(12, 16, 1, 16)
+    v_cache[table[3:]] = 1.0
+    got = ops.paged_attention(q, k_cache, v_cache, ops.prepare_attention(inputs, k_cache), 1.0)
+    wanted = (torch.arange(130) >= 48).float()[:, None, None].expand(130, 1, 16)
+    torch.testing.assert_close(got, wanted)
 
 
 def test_many_sequences_fill_several_groups() -> None:

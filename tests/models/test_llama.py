@@ -7,8 +7,11 @@ import kv_layout
 import pytest
 import tiny_models
 import torch
+from cpu_kernels import kernels
+from nfold.kernels.attention_inputs import LastTokens
 from nfold.models.causal_lm import CausalLM
 from nfold.models.kv_cache import KvCache
+from nfold.models.llama import LlamaForCausalLM
 from nfold.models.parallel import TpGroup
 from nfold.models.registry import load_model
 from transformers import AutoModelForCausalLM
@@ -90,6 +93,47 @@ def test_chunks_and_decodes_mixed_in_one_step_equal_whole_prompts(tmp_path: Path
     for spans in steps:
         for (sequence, start, stop), got in zip(spans, run_spans(model, kv, paged, prompts, spans), strict=True):
             torch.testing.assert_close(got, whole[sequence][start:stop], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_kernels_give_the_same_bits_in_any_batch(dtype: torch.dtype, tmp_path: Path) -> None:
+    with kernels("compiled"):
+        model = load(tiny_models.make_llama(tmp_path, "llama3", tied=True), dtype)
+        prompts = random_prompts([50, 130, 23])
+        paged = kv_layout.PagedSequences.scatter([50, 130, 23], 16)
+        whole = [
+            run_spans(model, new_cache(model, paged), paged, prompts, [(sequence, 0, len(prompt))])[0]
+            for sequence, prompt in enumerate(prompts)
+        ]
+        kv = new_cache(model, paged)
+        for spans in ([(0, 0, 48)], [(0, 48, 49), (1, 0, 99)], [(0, 49, 50), (1, 99, 130), (2, 0, 23)]):
+            logits = run_spans(model, kv, paged, prompts, spans)
+            for (sequence, start, stop), got in zip(spans, logits, strict=True):
+                assert torch.equal(got, whole[sequence][start:stop])
+
+
+def test_the_last_layer_computes_only_what_is_wanted(tmp_path: Path) -> None:
+    model = load(tiny_models.make_llama(tmp_path, "llama3"))
+    prompts = random_prompts([50, 70, 23])
+    paged = kv_layout.PagedSequences.scatter([50, 70, 23], 16)
+    inputs, positions = paged.step([(0, 0, 50), (1, 0, 40), (2, 0, 23)])
+    token_ids = torch.tensor(prompts[0] + prompts[1][:40] + prompts[2])
+    kv = new_cache(model, paged)
+    every_row = model.forward(token_ids, positions, new_cache(model, paged), inputs)
+    alone, _ = paged.step([(0, 49, 50), (2, 22, 23)])
+    rows = torch.tensor([49, 112])
+    got = model.forward(token_ids, positions, kv, inputs, LastTokens(rows, alone))
+    torch.testing.assert_close(got, every_row[rows], atol=1e-5, rtol=1e-5)
+    [rest] = run_spans(model, kv, paged, prompts, [(1, 40, 70)])
+    whole = run_spans(model, new_cache(model, paged), paged, prompts, [(1, 0, 70)])[0]
+    torch.testing.assert_close(rest, whole[40:], atol=1e-4, rtol=0)
+
+
+def test_a_tied_weight_is_kept_once(tmp_path: Path) -> None:
+    with kernels("compiled"):
+        model = load(tiny_models.make_llama(tmp_path, "llama3", tied=True))
+        assert isinstance(model, LlamaForCausalLM)
+        assert model._embedding.weight_VD.numel() == model._head.weight_OI.numel() == 0
 
 
 def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:

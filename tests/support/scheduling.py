@@ -147,6 +147,9 @@ class ToyEngine:
             read = self._kv.reshape(-1, size)[blocks].ravel()[:context]
             expected = [digest(table.token_ids_SL[slot, : position + 1]) for position in range(context)]
             assert read.tolist() == expected, f"slot {slot} reads keys of other tokens"
-        last = range(len(schedule.slots)) if batch.last_rows_R is None else batch.last_rows_R.tolist()
+        if not schedule.samples.any():
+            assert batch.last is None
+            return
+        last = range(len(schedule.slots)) if batch.last is None else batch.last.rows_R.tolist()
         ends = [end - 1 for end in starts[1:]]
         assert list(last) == [end for end, samples in zip(ends, schedule.samples, strict=True) if samples]

@@ -1,0 +1,173 @@
+// y = x W^T + bias, W packed once into panels of 64 outputs:
+//
+//   W [N, K]  ->  panel 0: k = 0: w[0..63][0] | k = 1: w[0..63][1] | ...     panel 1: ...
+//
+// (bfloat16: two k side by side, as the dot product instruction takes them). A thread takes a panel, K in blocks
+// that stay in its L2 cache, and runs tiles of up to 6 rows x 64 outputs in registers. While a block is used the
+// next one is prefetched. An output is summed in the same order whatever the number of rows, so a row's result does
+// not depend on the batch.
+#include <omp.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "simd.h"
+
+namespace nfold {
+namespace {
+
+constexpr int kPanel = 64;
+constexpr int kVectors = kPanel / kLanes;
+constexpr int kTileRows = 6;
+constexpr int64_t kBlockBytes = 4096;  // of one output's inputs: a block of a panel is 64 times this
+constexpr int64_t kBlockRows = 96;
+constexpr int64_t kLineBytes = 64;
+
+// Inputs that one multiply-add takes of each output: 1 float or 2 bfloat16, always 4 bytes.
+template <typename T>
+constexpr int64_t kPair = 4 / sizeof(T);
+
+inline __m512 multiply_add(const float* x, __m512 w, __m512 sum) {
+  return _mm512_fmadd_ps(_mm512_set1_ps(*x), w, sum);
+}
+
+inline __m512 multiply_add(const bf16* x, __m512 w, __m512 sum) {
+#ifdef __AVX512BF16__
+  int32_t pair;
+  std::memcpy(&pair, x, 4);
+  return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)_mm512_castps_si512(w));
+#else
+  __builtin_unreachable();
+#endif
+}
+
+// sums[R][64] (+)= x[R][inputs of the block] * panel block.
+template <typename T, int R>
+inline void tile(const T* x, int64_t x_stride, const float* panel, int64_t num_steps, float* sums, bool is_first,
+                 const char* next, int num_lines) {
+  __m512 acc[R][kVectors];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < kVectors; v++)
+      acc[r][v] = is_first ? _mm512_setzero_ps() : load(sums + r * kPanel + v * kLanes);
+  for (int64_t step = 0; step < num_steps; step += 4) {
+    for (int line = 0; line < num_lines; line++) _mm_prefetch(next + line * kLineBytes, _MM_HINT_T1);
+    next += num_lines * kLineBytes;
+    int64_t stop = std::min<int64_t>(step + 4, num_steps);
+    for (int64_t k = step; k < stop; k++) {
+      __m512 w[kVectors];
+      for (int v = 0; v < kVectors; v++) w[v] = load(panel + k * kPanel + v * kLanes);
+      for (int r = 0; r < R; r++)
+        for (int v = 0; v < kVectors; v++)
+          acc[r][v] = multiply_add(x + r * x_stride + k * kPair<T>, w[v], acc[r][v]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < kVectors; v++) store(sums + r * kPanel + v * kLanes, acc[r][v]);
+}
+
+template <typename T>
+void tile_of(int rows, const T* x, int64_t x_stride, const float* panel, int64_t num_steps, float* sums,
+             bool is_first, const char* next, int num_lines) {
+  switch (rows) {
+    case 1: return tile<T, 1>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
+    case 2: return tile<T, 2>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
+    case 3: return tile<T, 3>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
+    case 4: return tile<T, 4>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
+    case 5: return tile<T, 5>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
+    default: return tile<T, 6>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
+  }
+}
+
+// One panel for `rows` rows of x.
+template <typename T, typename Out>
+void panel_product(const T* x, int64_t x_stride, int64_t rows, const float* panel, int64_t num_steps, const T* bias,
+                   Out* y, int64_t y_stride, int64_t num_outputs, float* sums) {
+  constexpr int64_t kBlockSteps = kBlockBytes / 4;
+  int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
+  int num_lines = (int)((16 + num_tiles - 1) / num_tiles);
+  for (int64_t begin = 0; begin < num_steps; begin += kBlockSteps) {
+    int64_t steps = std::min(kBlockSteps, num_steps - begin);
+    const char* next = (const char*)(panel + (begin + steps) * kPanel);
+    int64_t row = 0;
+    for (int64_t number = 0; number < num_tiles; number++) {
+      int64_t stop = rows * (number + 1) / num_tiles;
+      tile_of<T>((int)(stop - row), x + row * x_stride + begin * kPair<T>, x_stride, panel + begin * kPanel, steps,
+                 sums + row * kPanel, begin == 0, next, num_lines);
+      next += (steps + 3) / 4 * num_lines * kLineBytes;
+      row = stop;
+    }
+  }
+  for (int v = 0; v < kVectors; v++) {
+    int64_t left = num_outputs - v * kLanes;
+    if (left <= 0) break;
+    __mmask16 mask = first(left);
+    __m512 offset = bias ? load(bias + v * kLanes, mask) : _mm512_setzero_ps();
+    for (int64_t row = 0; row < rows; row++)
+      store(y + row * y_stride + v * kLanes, _mm512_add_ps(load(sums + row * kPanel + v * kLanes), offset), mask);
+  }
+}
+
+template <typename T, typename Out>
+void linear(const T* x, int64_t x_stride, int64_t num_rows, const float* packed, int64_t num_inputs,
+            int64_t num_outputs, const T* bias, Out* y, int64_t y_stride, int num_threads) {
+  int64_t num_steps = num_inputs / kPair<T>;
+  int64_t num_panels = (num_outputs + kPanel - 1) / kPanel;
+  int64_t num_blocks = (num_rows + kBlockRows - 1) / kBlockRows;
+  num_threads = threads_for(num_rows * num_inputs * num_outputs, num_threads);
+#pragma omp parallel num_threads(num_threads)
+  {
+    alignas(64) static thread_local float sums[kBlockRows * kPanel];
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < num_blocks * num_panels; task++) {
+      int64_t block = task / num_panels, number = task % num_panels;
+      int64_t row = num_rows * block / num_blocks, stop = num_rows * (block + 1) / num_blocks;
+      int64_t output = number * kPanel;
+      panel_product<T, Out>(x + row * x_stride, x_stride, stop - row, packed + number * num_steps * kPanel, num_steps,
+                            bias ? bias + output : nullptr, y + row * y_stride + output, y_stride,
+                            num_outputs - output, sums);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nfold
+
+extern "C" {
+
+// weight [num_outputs, num_units] to packed [panel][unit][output of the panel], units of 4 bytes, padded with zeros.
+void nfold_pack(const int32_t* weight, int64_t num_units, int64_t num_outputs, int32_t* packed, int num_threads) {
+  using namespace nfold;
+  int64_t num_panels = (num_outputs + kPanel - 1) / kPanel;
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t number = 0; number < num_panels; number++)
+    for (int64_t begin = 0; begin < num_units; begin += kLanes)
+      for (int64_t o = 0; o < kPanel; o++)
+        for (int64_t k = begin; k < std::min(begin + kLanes, num_units); k++) {
+          int64_t output = number * kPanel + o;
+          packed[(number * num_units + k) * kPanel + o] = output < num_outputs ? weight[output * num_units + k] : 0;
+        }
+}
+
+// Rows `ids` of the weight that was packed, as they were: rows [num_rows, num_units].
+void nfold_unpack_rows(const int32_t* packed, int64_t num_units, const int64_t* ids, int64_t num_rows, int32_t* rows,
+                       int num_threads) {
+  using namespace nfold;
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t row = 0; row < num_rows; row++) {
+    const int32_t* from = packed + ids[row] / kPanel * num_units * kPanel + ids[row] % kPanel;
+    for (int64_t k = 0; k < num_units; k++) rows[row * num_units + k] = from[k * kPanel];
+  }
+}
+
+#define NFOLD_LINEAR(name, In, Out)                                                                                 \
+  void name(const In* x, int64_t x_stride, int64_t num_rows, const float* packed, int64_t num_inputs,               \
+            int64_t num_outputs, const In* bias, Out* y, int64_t y_stride, int num_threads) {                       \
+    nfold::linear(x, x_stride, num_rows, packed, num_inputs, num_outputs, bias, y, y_stride, num_threads);          \
+  }
+
+NFOLD_LINEAR(nfold_linear_float32, float, float)
+#ifdef __AVX512BF16__
+NFOLD_LINEAR(nfold_linear_bfloat16, nfold::bf16, nfold::bf16)
+NFOLD_LINEAR(nfold_linear_bfloat16_float32, nfold::bf16, float)
+#endif
+}

@@ -1,0 +1,116 @@
+"""Products with a weight that is packed once. Legend: T rows, I inputs, O outputs, N rows of an embedding."""
+
+import ctypes
+import mmap
+from functools import cache
+
+import torch
+
+from . import library
+
+_P, _I, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_PANEL = 64
+_UNIT_BYTES = 4
+_HUGE_PAGE_BYTES = 2 << 20
+_LIBC = ctypes.CDLL(None)
+
+
+class Products:
+    """The library's functions for one type of weights."""
+
+    def __init__(self, compiled: library.Library, dtype: torch.dtype) -> None:
+        name = str(dtype).removeprefix("torch.")
+        types = (_P, _I, _I, _P, _I, _I, _P, _P, _I, _N)
+        self.linear = compiled.function(f"nfold_linear_{name}", *types)
+        wide = name if dtype == torch.float32 else f"{name}_float32"
+        self.linear_float32 = compiled.function(f"nfold_linear_{wide}", *types)
+        self.pack = compiled.function("nfold_pack", _P, _I, _I, _P, _N)
+        self.unpack_rows = compiled.function("nfold_unpack_rows", _P, _I, _P, _I, _P, _N)
+
+
+def huge_pages(num_units: int) -> torch.Tensor:
+    """int32 [num_units], unset, in huge pages where the system gives them: reading weights from memory then takes a
+    third less time. What is left over behind the last whole page stays in small ones, so none is wasted."""
+    spare = _HUGE_PAGE_BYTES // _UNIT_BYTES
+    memory = torch.empty(num_units + spare, dtype=torch.int32)
+    offset = -memory.data_ptr() % _HUGE_PAGE_BYTES
+    units = memory[offset // _UNIT_BYTES :][:num_units]
+    whole_bytes = units.nbytes // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
+    if whole_bytes and hasattr(mmap, "MADV_HUGEPAGE"):
+        _LIBC.madvise(_P(units.data_ptr()), ctypes.c_size_t(whole_bytes), mmap.MADV_HUGEPAGE)  # advice: may fail
+    return units
+
+
+@cache
+def products(dtype: torch.dtype) -> Products | None:
+    """None where there are none for this type, or where oneDNN has matrix units (AMX) that we do not use."""
+    compiled = library.load()
+    if compiled is None:
+        return None
+    if dtype == torch.float32 or (dtype == torch.bfloat16 and compiled.has_bfloat16 and not compiled.has_amx):
+        return Products(compiled, dtype)
+    return None
+
+
+class PanelLinear:
+    """A weight [O, I] in panels of 64 outputs (see linear.cpp). The weight that it was made of may go."""
+
+    reads_rows = True
+
+    def __init__(self, weight_OI: torch.Tensor) -> None:
+        do = products(weight_OI.dtype)
+        assert do is not None, "see takes"
+        weight_OI = weight_OI.contiguous()
+        self._do = do
+        self.num_outputs, self.num_inputs = weight_OI.shape
+        self._num_units = self.num_inputs * weight_OI.element_size() // _UNIT_BYTES
+        self.dtype = weight_OI.dtype
+        num_panels = -(-self.num_outputs // _PANEL)
+        self.packed = huge_pages(num_panels * self._num_units * _PANEL)
+        do.pack(
+            weight_OI.data_ptr(), self._num_units, self.num_outputs, self.packed.data_ptr(), torch.get_num_threads()
+        )
+
+    @staticmethod
+    def takes(weight_OI: torch.Tensor) -> bool:
+        """Rows must be whole units, and the machine must have the instructions."""
+        if weight_OI.device.type != "cpu" or weight_OI.shape[1] * weight_OI.element_size() % _UNIT_BYTES:
+            return False
+        return products(weight_OI.dtype) is not None
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """x @ weight.T + bias; `out_dtype` may be float32, where sums of bfloat16 weights are kept as they are."""
+        if x_TI.stride(1) != 1:
+            x_TI = x_TI.contiguous()
+        assert x_TI.dtype == self.dtype, f"{x_TI.dtype} times {self.dtype}"
+        num_rows, num_outputs = len(x_TI), self.num_outputs
+        y_TO = torch.empty(num_rows, num_outputs, dtype=out_dtype or self.dtype)
+        compute = self._do.linear if y_TO.dtype == self.dtype else self._do.linear_float32
+        compute(
+            x_TI.data_ptr(),
+            x_TI.stride(0),
+            num_rows,
+            self.packed.data_ptr(),
+            self.num_inputs,
+            num_outputs,
+            None if bias_O is None else bias_O.data_ptr(),
+            y_TO.data_ptr(),
+            num_outputs,
+            torch.get_num_threads(),
+        )
+        return y_TO
+
+    def rows(self, ids_N: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight, as an embedding reads them."""
+        x_NI = torch.empty(len(ids_N), self.num_inputs, dtype=self.dtype)
+        self._do.unpack_rows(
+            self.packed.data_ptr(),
+            self._num_units,
+            ids_N.contiguous().data_ptr(),
+            len(ids_N),
+            x_NI.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return x_NI

@@ -1,0 +1,65 @@
+// What the AVX-512 kernels share: 16-lane loads, stores and the exponential, for float and bfloat16 alike.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace nfold {
+
+constexpr int kLanes = 16;
+
+// How many threads are worth waking for so many multiply-adds.
+inline int threads_for(int64_t work, int num_threads) {
+  constexpr int64_t kWorkPerThread = 1 << 17;
+  int64_t wanted = work / kWorkPerThread + 1;
+  return (int)(wanted < num_threads ? wanted : num_threads);
+}
+
+struct bf16 {
+  uint16_t bits;
+};
+
+inline __mmask16 first(int64_t count) { return count >= kLanes ? 0xffff : (__mmask16)((1u << count) - 1); }
+
+inline __m512 load(const float* x) { return _mm512_loadu_ps(x); }
+inline __m512 load(const float* x, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, x); }
+inline __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+inline __m512 load(const bf16* x) { return widen(_mm256_loadu_si256((const __m256i*)x)); }
+inline __m512 load(const bf16* x, __mmask16 mask) { return widen(_mm256_maskz_loadu_epi16(mask, x)); }
+
+// To nearest, ties to even, as torch rounds.
+inline __m256i narrow(__m512 x) {
+#ifdef __AVX512BF16__
+  return (__m256i)_mm512_cvtneps_pbh(x);
+#else
+  __m512i bits = _mm512_castps_si512(x);
+  __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(sum, 16));
+#endif
+}
+
+inline void store(float* x, __m512 value) { _mm512_storeu_ps(x, value); }
+inline void store(float* x, __m512 value, __mmask16 mask) { _mm512_mask_storeu_ps(x, mask, value); }
+inline void store(bf16* x, __m512 value) { _mm256_storeu_si256((__m256i*)x, narrow(value)); }
+inline void store(bf16* x, __m512 value, __mmask16 mask) { _mm256_mask_storeu_epi16(x, mask, narrow(value)); }
+
+// e^x within 2 units in the last place; 0 below -87.3, so that -inf gives 0.
+inline __m512 exp(__m512 x) {
+  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 y = _mm512_set1_ps(1.9875691500e-4f);
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(1.3981999507e-3f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(8.3334519073e-3f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(4.1665795894e-2f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(1.6666665459e-1f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(5.0000001201e-1f));
+  y = _mm512_add_ps(_mm512_fmadd_ps(y, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+  __mmask16 in_range = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_GE_OQ);
+  return _mm512_maskz_scalef_ps(in_range, y, n);
+}
+
+}  // namespace nfold

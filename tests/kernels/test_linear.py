@@ -1,0 +1,66 @@
+"""Products with packed weights against plain ones."""
+
+import pytest
+import torch
+from nfold.kernels import ops
+from nfold.kernels.avx512.linear import PanelLinear
+
+DTYPES = [torch.float32, torch.bfloat16]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+pytestmark = pytest.mark.usefixtures("implementation")
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def packed_of(weight: torch.Tensor) -> ops.PackedWeight:
+    packed = ops.pack_weight(weight.clone())
+    assert packed is not None
+    return packed
+
+
+# Rows around the tile of 6 and the block of 96, outputs around the panel of 64, inputs beyond one block of a panel.
+@pytest.mark.parametrize("num_rows", [0, 1, 5, 6, 7, 13, 96, 97, 200])
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(32, 48), (64, 64), (38, 130), (2200, 65)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear(num_rows: int, num_inputs: int, num_outputs: int, dtype: torch.dtype) -> None:
+    weight = random(num_outputs, num_inputs, dtype=dtype, seed=1) / num_inputs**0.5
+    bias = random(num_outputs, dtype=dtype, seed=2)
+    x = random(num_rows, num_inputs, dtype=dtype)
+    packed = packed_of(weight)
+    wanted = x.double() @ weight.double().T
+    for got, exact in ((packed(x, None), wanted), (packed(x, bias), wanted + bias.double())):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), exact, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    wide = packed(x, None, torch.float32)
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(wide.double(), wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def test_inputs_may_be_a_part_of_wider_rows() -> None:
+    weight, x = random(70, 40, dtype=torch.float32), random(9, 100, dtype=torch.float32, seed=1)
+    torch.testing.assert_close(packed_of(weight)(x[:, 30:70], None), x[:, 30:70] @ weight.T, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_are_those_of_the_weight(dtype: torch.dtype) -> None:
+    weight = random(150, 34, dtype=dtype)
+    packed = packed_of(weight)
+    if packed.reads_rows:
+        ids = torch.tensor([0, 149, 63, 64, 0, 100])
+        assert torch.equal(packed.rows(ids), weight[ids])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_rows_result_does_not_depend_on_the_batch(dtype: torch.dtype) -> None:
+    packed = packed_of(random(200, 2100, dtype=dtype, seed=1))
+    if isinstance(packed, PanelLinear):  # oneDNN promises no such thing
+        x = random(131, 2100, dtype=dtype)
+        together = packed(x, None)
+        for start, stop in ((0, 1), (1, 3), (3, 10), (10, 131)):
+            assert torch.equal(packed(x[start:stop], None), together[start:stop])
+
+
+def test_types_without_a_packed_form_stay_as_they_are() -> None:
+    assert ops.pack_weight(torch.zeros(4, 4, dtype=torch.float64)) is None
