@@ -7,8 +7,8 @@ later ones are pairs and more:
     curve │ saturation │ nothing │ delay │ no demand │ slow │ + half the slots │ + one engine dead
           └ yardstick ─┘         (what the load generator does)   (what the engines' faults do)
 
-The load generator forces `delay` by looking at the router only now and then, and `no demand` by submitting nothing
-for a while.
+The load generator forces `delay` by looking at the router only now and then, and `no demand` by having few requests
+in flight.
 """
 
 import time
@@ -30,13 +30,14 @@ from nfold.models.engine.simulated.answers import seeds_with_ends
 ACCELERATOR, MODEL_PROFILE, SCENARIO = "MI355X", "gpt-oss-120b", "server"
 PROMPT, MEAN_ANSWER = 200, 100
 # After the engines' start, seconds. The first leaves time to start a service and to take its yardstick.
-SLOW_AT_S, HALF_SLOTS_AT_S, DEAD_AT_S = 290.0, 350.0, 410.0
+SLOW_AT_S, HALF_SLOTS_AT_S, DEAD_AT_S = 300.0, 360.0, 420.0
 SLOW_ENGINE, HALF_SLOTS_ENGINE, DEAD_ENGINE = 0, 1, 2
 SLOW_PERCENT = 20.0
 LOADS, LOAD_S, WARM_S = (1, 4, 16, 64, 256), 5.0, 20.0
 WINDOW_S, SETTLE_S = 40.0, 8.0
-HOLD_S = 2.0
-PAUSE_S = 16.0
+HOLD_S = 1.0
+# Requests in flight per slot.
+FULL_LOAD, LITTLE_LOAD = 1.5, 0.4
 SAMPLE_S = 0.5
 _ENDLESS = 1_000_000
 
@@ -60,12 +61,11 @@ class Phase:
         return self.samples[-1].time_s - self.samples[0].time_s
 
     @property
-    def num_tokens(self) -> int:
-        return sum(self.tokens_of(index) for index in range(len(self.samples[0].replicas)))
-
-    def tokens_of(self, index: int) -> int:
-        first, last = self.samples[0].replicas[index], self.samples[-1].replicas[index]
-        return last.output_tokens - first.output_tokens
+    def tokens_per_s(self) -> float:
+        """By the replicas' own time, as what they told last may be seconds old."""
+        pairs = zip(self.samples[0].replicas, self.samples[-1].replicas, strict=True)
+        told = [(new.output_tokens - old.output_tokens, new.service_s - old.service_s) for old, new in pairs]
+        return sum(tokens / seconds for tokens, seconds in told if seconds > 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,11 @@ def run_live(num: int, port: int, tell: Tell) -> LiveRun:
 
 
 class _Load(Drive):
-    """A load that can pause."""
+    """A load whose size can change."""
 
-    pauses = False
-
-    def submit_due(self) -> None:
-        if not self.pauses:
-            super().submit_due()
+    def limit(self, num_open: int) -> None:
+        """Requests open at any time from now on."""
+        self._max_open = num_open
 
 
 class _Course:
@@ -136,7 +134,10 @@ class _Course:
         phases.append(Phase(("delay",), self._watch(drive, WINDOW_S)))
         self._hold_s = 0.0
         self._watch(drive, SETTLE_S)
-        phases.append(Phase(("no_demand",), self._with_a_pause(drive)))
+        self._limit(drive, LITTLE_LOAD)
+        self._watch(drive, SETTLE_S)
+        phases.append(Phase(("no_demand",), self._watch(drive, WINDOW_S)))
+        self._limit(drive, FULL_LOAD)
         past: tuple[str, ...] = ()
         for injection, at_s in (("slow_20", SLOW_AT_S), ("half_slots", HALF_SLOTS_AT_S), ("dead_node", DEAD_AT_S)):
             past = (*past, injection)
@@ -160,11 +161,15 @@ class _Course:
             max_tokens=np.full(count, 2 * MEAN_ANSWER, np.int32),
             seeds=seeds_with_ends(noise, prompt_lens, answer_lens),
         )
+        drive = _Load(self._router, MODEL, requests, Prompts(self._profile.vocab_size))
         slots = self._fleet.replicas[0].max_num_seqs
-        num_open = round(min(max_open, 1.5 * slots) * len(self._fleet.replicas))
-        drive = _Load(self._router, MODEL, requests, Prompts(self._profile.vocab_size), max_open=num_open)
+        self._limit(drive, min(max_open / slots, FULL_LOAD))
         drive.start()
         return drive
+
+    def _limit(self, drive: _Load, share: float) -> None:
+        """To so many requests per slot."""
+        drive.limit(round(share * self._fleet.replicas[0].max_num_seqs * len(self._fleet.replicas)))
 
     def _load(self, load: int) -> tuple[ModelCounters, ...]:
         """A few seconds of so many requests at a time and accelerator; then none are left."""
@@ -174,14 +179,6 @@ class _Course:
         samples = self._watch(drive, LOAD_S)
         self._abort(drive)
         return samples
-
-    def _with_a_pause(self, drive: _Load) -> tuple[ModelCounters, ...]:
-        """In the middle of the window, nothing is submitted for a while."""
-        before = self._watch(drive, (WINDOW_S - PAUSE_S) / 2)
-        drive.pauses = True
-        pause = self._watch(drive, PAUSE_S)
-        drive.pauses = False
-        return (*before, *pause[1:], *self._watch(drive, (WINDOW_S - PAUSE_S) / 2)[1:])
 
     def _watch(self, drive: Drive, seconds: float) -> tuple[ModelCounters, ...]:
         """Looks at the service for so long."""
