@@ -113,7 +113,7 @@ def _pools_table(status: Json) -> Table:
 
 
 def _models_table(status: Json) -> Table:
-    table = _table("model", "running", "waiting", "tokens/s", "TTFT p50", "efficiency")
+    table = _table("model", "running", "waiting", "tokens/s", "TTFT p50", "efficiency", "lost most to")
     for name, model in status["models"].items():
         waiting = model["num_queued"] + sum(each.get("waiting", 0) for each in model["replicas"])
         running = sum(each.get("running", 0) for each in model["replicas"])
@@ -125,8 +125,19 @@ def _models_table(status: Json) -> Table:
             f"{model['tokens_per_s']:,.0f}",
             "-" if ttft_s is None else f"{1000 * ttft_s:.0f} ms",
             _efficiency(model),
+            _worst(model),
         )
     return table
+
+
+def _worst(model: Json) -> str:
+    """The ledger's largest column; `nfold ledger` has all."""
+    ledger = model["ledger"]
+    if ledger is None or ledger["baseline"] <= 0.0:
+        return ""
+    column = max(ledger["losses"], key=lambda name: ledger["losses"][name])
+    share = ledger["losses"][column] / ledger["baseline"]
+    return f"{column} {share:.1%}" if share >= 0.0005 else ""
 
 
 def _efficiency(model: Json) -> str:
