@@ -35,6 +35,9 @@ bench: bench-engine bench-overhead bench-scaling
 bench-engine: install
 	python benchmarks/engine_throughput.py
 
+bench-engine-rivals: install
+	python benchmarks/engine_throughput.py --rival vllm --rival openvino --dtype float32 --dtype bfloat16
+
 bench-overhead: install
 	python benchmarks/overhead.py
 

@@ -1,9 +1,12 @@
-"""nfold's native engine against transformers' continuous batching: same checkpoint, same prompts, same run.
+"""nfold's native engine against others on CPU: same checkpoint, same prompts, same run.
 
-    python benchmarks/engine_throughput.py [--checkpoint DIR] [--dtype bfloat16] [--requests 64] [--repeats 3]
+    python benchmarks/engine_throughput.py [--rival transformers] [--rival vllm] [--rival openvino]
+        [--dtype float32] [--dtype bfloat16] [--requests 64] [--repeats 3] [--keep benchmarks/results]
 
-Each engine runs in a process of its own, in turn, `--repeats` times; the medians count. In float32 the greedy
-tokens of both are compared as well. Last line: JSON.
+Each engine runs in a process of its own, in turn, `--repeats` times; the medians count. vLLM and OpenVINO get
+virtual environments of their own, made once. Beside the speed of the whole workload: the time per token of one
+request alone; both also as a share of what the machine allows, measured in the same run. In float32 the greedy
+tokens are compared as well. Last line: JSON, one entry for each type; `ratio` is against the better rival.
 """
 
 import argparse
@@ -13,138 +16,143 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 
-from workload import SMALL, Workload, make_checkpoint, make_workload, vocab_size_of
+from engine_limits import __file__ as LIMITS
+from rivals import DEFAULT_FOLDER, HERE, RIVALS
+from workload import SMALL, Workload, count_weights, make_checkpoint, make_workload, vocab_size_of
 
-ENGINES = ("nfold", "transformers")
-BLOCK_SIZE = 16
-
-
-def run_nfold(checkpoint: Path, dtype: str, workload: Workload) -> tuple[float, list[list[int]]]:
-    import torch
-    from nfold.models.engine.generate import generate
-    from nfold.models.engine.native import NativeEngine
-    from nfold.models.engine.protocol import SamplingParams
-    from nfold.models.engine.settings import EngineSettings
-    from nfold.models.parallel import TpGroup
-
-    settings = EngineSettings(model_dir=checkpoint, dtype=dtype, prefix_cache=False, block_size=BLOCK_SIZE)
-    engine = NativeEngine.load(settings, TpGroup.single(), torch.device("cpu"))
-    generate(engine, workload.prompts[:2], [SamplingParams(max_tokens=4, ignore_eos=True)] * 2)
-    sampling = [SamplingParams(max_tokens=n, ignore_eos=True) for n in workload.max_tokens]
-    start = time.perf_counter()
-    completions = generate(engine, workload.prompts, sampling)
-    return time.perf_counter() - start, [list(map(int, completion.token_ids)) for completion in completions]
+GOAL = 1.25
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+TIMEOUT_S = 1200
 
 
-def run_transformers(checkpoint: Path, dtype: str, workload: Workload) -> tuple[float, list[list[int]]]:
-    import torch
-    from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
-
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-    )
-    num_blocks = sum(
-        -(-(len(p) + n) // BLOCK_SIZE) for p, n in zip(workload.prompts, workload.max_tokens, strict=True)
-    )
-    manager = model.init_continuous_batching(
-        generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=192),
-        continuous_batching_config=ContinuousBatchingConfig(
-            page_size=BLOCK_SIZE, num_blocks=num_blocks + 64, max_batch_tokens=2048, allow_block_sharing=False
-        ),
-    )
-    manager.start()
-    manager.add_request(workload.prompts[0], "warm-up", max_new_tokens=4)
-    manager.get_result("warm-up", timeout=120)
-    start = time.perf_counter()
-    for index, (prompt, num_tokens) in enumerate(zip(workload.prompts, workload.max_tokens, strict=True)):
-        manager.add_request(prompt, str(index), max_new_tokens=num_tokens)
-    tokens: dict[int, list[int]] = {}
-    while len(tokens) < len(workload.prompts):
-        result = manager.get_result(timeout=600)
-        if result is None or result.error:
-            raise SystemExit(f"transformers failed: {result.error if result else 'no result in 600 s'}")
-        tokens[int(result.request_id)] = list(result.generated_tokens)
-    seconds = time.perf_counter() - start
-    manager.stop(block=True)
-    return seconds, [tokens[index] for index in range(len(workload.prompts))]
-
-
-def worker(args: argparse.Namespace) -> None:
-    import torch
-
-    torch.set_num_threads(args.threads)
-    workload = make_workload(args.requests, vocab_size_of(args.checkpoint), max_prompt=args.max_prompt)
-    run = {"nfold": run_nfold, "transformers": run_transformers}[args.worker]
-    seconds, tokens = run(args.checkpoint, args.dtype, workload)
-    num_tokens = sum(map(len, tokens))
-    assert num_tokens == workload.num_output_tokens, (num_tokens, workload.num_output_tokens)
-    print(json.dumps({"tokens_per_s": num_tokens / seconds, "tokens": tokens}))
-
-
-def measure(engine: str, args: argparse.Namespace) -> dict:
-    command = [sys.executable, __file__, "--worker", engine, "--checkpoint", str(args.checkpoint)]
-    command += ["--dtype", args.dtype, "--requests", str(args.requests), "--threads", str(args.threads)]
+def run_worker(name: str, dtype: str, args: argparse.Namespace) -> dict:
+    """The last line of a worker: of nfold, of a rival or of the limits."""
+    python, script, environment = Path(sys.executable), HERE / "engine_nfold.py", {}
+    if name == "limits":
+        script = Path(LIMITS)
+    elif name != "nfold":
+        rival = RIVALS[name]
+        python, script = rival.python(args.venvs), HERE / rival.script
+        environment = rival.environment(rival.venv(args.venvs), args.threads)
+    command = [str(python), str(script), "--checkpoint", str(args.checkpoints[dtype]), "--dtype", dtype]
+    command += ["--requests", str(args.requests), "--threads", str(args.threads)]
     command += ["--max-prompt", str(args.max_prompt)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)} | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode:
-        raise SystemExit(f"{engine} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+    return next(json.loads(line) for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
 
 
-def compare(args: argparse.Namespace) -> None:
-    workload = make_workload(args.requests, vocab_size_of(args.checkpoint), max_prompt=args.max_prompt)
+def compare(dtype: str, args: argparse.Namespace) -> dict[str, object]:
+    """The figures of one type."""
+    workload = make_workload(args.requests, vocab_size_of(args.checkpoints[dtype]), max_prompt=args.max_prompt)
     print(
-        f"{args.requests} requests, {workload.num_prompt_tokens} prompt and {workload.num_output_tokens} output "
-        f"tokens, greedy, {args.dtype}, {args.threads} threads, {args.checkpoint.name}"
+        f"{dtype}: {args.requests} requests, {workload.num_prompt_tokens} prompt and {workload.num_output_tokens} "
+        f"output tokens, greedy, {args.threads} threads"
     )
-    runs: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
+    engines = ["nfold", *args.rival]
+    runs: dict[str, list[dict]] = {name: [] for name in engines}
     for repeat in range(args.repeats):
-        for engine in ENGINES:
-            runs[engine].append(measure(engine, args))
+        for name in engines:
+            run = run_worker(name, dtype, args)
+            runs[name].append(run)
+            speed, alone = workload.num_output_tokens / run["seconds"], 1e3 * run["batch1_s_per_token"]
             print(
-                f"  run {repeat + 1}  {engine:<13}{runs[engine][-1]['tokens_per_s']:8.1f} output tokens/s",
+                f"  run {repeat + 1}  {name:<13}{speed:8.1f} output tokens/s, alone {alone:6.2f} ms per token",
                 flush=True,
             )
-    ours, rival = (statistics.median(run["tokens_per_s"] for run in runs[engine]) for engine in ENGINES)
-    equal = sum(a == b for a, b in zip(runs["nfold"][0]["tokens"], runs["transformers"][0]["tokens"], strict=True))
-    print(f"nfold {ours:.1f} tokens/s, transformers {rival:.1f}: {ours / rival:.2f} times (goal 3)")
-    print(f"equal greedy answers: {equal} of {args.requests}")
-    figures: dict[str, object] = {
-        "dtype": args.dtype,
-        "tokens_per_s": ours,
-        "rival_tokens_per_s": rival,
-        "ratio": ours / rival,
+    speeds = {
+        name: workload.num_output_tokens / statistics.median(run["seconds"] for run in runs[name])
+        for name in engines
     }
-    from nfold.cluster.provenance import provenance
+    alone = {name: statistics.median(run["batch1_s_per_token"] for run in runs[name]) for name in engines}
+    rival = max(args.rival, key=speeds.__getitem__)
+    figures: dict[str, object] = {
+        "ratio": speeds["nfold"] / speeds[rival],
+        "tokens_per_s": speeds["nfold"],
+        "rival_tokens_per_s": speeds[rival],
+        "rival": rival,
+        "batch1_ratio": min(alone[name] for name in args.rival) / alone["nfold"],
+        "all_tokens_per_s": speeds,
+        "all_batch1_ms_per_token": {name: 1e3 * seconds for name, seconds in alone.items()},
+    }
+    figures |= shares(dtype, workload, speeds["nfold"], alone["nfold"], args)
+    if dtype == "float32":
+        pairs = zip(runs["nfold"][0]["tokens"], runs[rival][0]["tokens"], strict=True)
+        figures["equal_answers"] = sum(ours == theirs for ours, theirs in pairs)
+        print(f"equal greedy answers: {figures['equal_answers']} of {args.requests}")
+    print(
+        f"{dtype}: nfold {speeds['nfold']:.1f} tokens/s, {rival} {speeds[rival]:.1f}: {figures['ratio']:.2f} times "
+        f"(goal {GOAL}); alone {figures['batch1_ratio']:.2f} times as fast as the fastest rival (goal 1)\n"
+        f"of what the machine allows: {figures['batch1_bandwidth_share']:.0%} of its memory bandwidth alone, "
+        f"{figures['matrix_share']:.0%} of its matrix rate with all requests"
+    )
+    return figures
 
-    figures["provenance"] = provenance().model_dump()
-    print(json.dumps(figures | {"equal_answers": equal, "num_requests": args.requests, "repeats": args.repeats}))
+
+def shares(
+    dtype: str, workload: Workload, tokens_per_s: float, batch1_s: float, args: argparse.Namespace
+) -> dict[str, float]:
+    """Of the machine's limits: weights read once for each token of a request alone, the workload's products."""
+    limits = run_worker("limits", dtype, args)
+    layers, head = count_weights(args.checkpoints[dtype])
+    weight_bytes = (layers + head) * DTYPE_BYTES[dtype]
+    flops = 2 * layers * (workload.num_prompt_tokens + workload.num_output_tokens)
+    flops += 2 * head * workload.num_output_tokens
+    seconds = workload.num_output_tokens / tokens_per_s
+    return {
+        "batch1_bandwidth_share": weight_bytes / batch1_s / limits["bytes_per_s"],
+        "matrix_share": flops / seconds / limits["flop_per_s"],
+        "machine_gbytes_per_s": limits["bytes_per_s"] / 1e9,
+        "machine_gflop_per_s": limits["flop_per_s"] / 1e9,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
+        "--rival", choices=sorted(RIVALS), action="append", help="default: transformers; repeatable"
+    )
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPE_BYTES), action="append", help="default: float32; repeatable"
+    )
+    parser.add_argument(
         "--checkpoint", type=Path, help="a Llama in Hugging Face form; default: 168M random weights"
     )
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-prompt", type=int, default=512)
-    parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--venvs", type=Path, default=DEFAULT_FOLDER, help="where the rivals' environments are kept"
+    )
+    parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     args = parser.parse_args()
-    if args.worker:
-        worker(args)
-    elif args.checkpoint:
-        compare(args)
-    else:
-        with tempfile.TemporaryDirectory() as directory:
-            args.checkpoint = make_checkpoint(Path(directory) / "small-llama", SMALL, args.dtype)
-            compare(args)
+    args.rival = args.rival or ["transformers"]
+    args.dtype = args.dtype or ["float32"]
+    for name in args.rival:
+        RIVALS[name].python(args.venvs)
+    with tempfile.TemporaryDirectory() as directory:
+        args.checkpoints = {
+            dtype: args.checkpoint or make_checkpoint(Path(directory) / f"small-{dtype}", SMALL, dtype)
+            for dtype in args.dtype
+        }
+        figures = {dtype: compare(dtype, args) for dtype in args.dtype}
+    from nfold.cluster.provenance import provenance
+
+    line = json.dumps(
+        figures
+        | {"rivals": args.rival, "num_requests": args.requests, "repeats": args.repeats, "threads": args.threads}
+        | {"provenance": provenance().model_dump()}
+    )
+    if args.keep is not None:
+        name = "-".join(["engine_throughput", *args.rival, *args.dtype, str(datetime.now(UTC).date())]) + ".json"
+        (args.keep / name).write_text(line + "\n")
+    print(line)
 
 
 if __name__ == "__main__":

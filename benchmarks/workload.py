@@ -64,3 +64,13 @@ def make_checkpoint(directory: Path, geometry: dict[str, int | bool], dtype: str
 
 def vocab_size_of(checkpoint: Path) -> int:
     return json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+
+
+def count_weights(checkpoint: Path) -> tuple[int, int]:
+    """Weights that every token is multiplied with, in the layers and in the head, of a Llama."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    kv_width = config["num_key_value_heads"] * (config.get("head_dim") or hidden // heads)
+    width = heads * (config.get("head_dim") or hidden // heads)
+    layer = hidden * (2 * width + 2 * kv_width + 3 * config["intermediate_size"])
+    return layer * config["num_hidden_layers"], hidden * config["vocab_size"]
