@@ -282,7 +282,9 @@ def test_replica_of_another_version_is_refused(rig: Rig, answer: str, caplog: py
     with caplog.at_level(logging.ERROR):
         poll_until(router, lambda: states(router) == {"refused"}, "the refusal")
 
-    assert f"wire version 99 and this router {wire.WIRE_VERSION}: run one version of nfold on all nodes" in caplog.text
+    assert (
+        f"wire version 99 and this router {wire.WIRE_VERSION}: run one version of nfold on all nodes" in caplog.text
+    )
     with pytest.raises(UnavailableError, match="wire version 99"):
         ask(router, [1])
 
