@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ray.exceptions import RayError, RpcError
+from ray.exceptions import RayError
 
 from ...deployments.application import scale_gateways, scale_pool
 from ...deployments.nodes import alive_nodes
@@ -132,5 +132,5 @@ class RayActuator:
 def _cluster_answers() -> Generator[None]:
     try:
         yield
-    except (RayError, RpcError, TimeoutError) as error:
+    except (RayError, TimeoutError) as error:
         raise StateError(f"the Ray cluster does not answer: {type(error).__name__}: {error}") from None
