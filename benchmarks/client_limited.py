@@ -82,15 +82,19 @@ def attempt(share: float) -> dict[str, float | bool | str]:
     tokens_per_s = result.num_tokens / result.end_s
     said = "the figure counts"
     try:
-        check_client(result.busy_share, tokens_per_s, roofline)
+        check_client(result.busy_share, tokens_per_s, roofline, result.delayed_share)
     except StateError as error:
         said = str(error)
     print(f"client with {share:.0%} of a core: {tokens_per_s:,.0f} tokens/s, roofline {roofline:,.0f}, ", end="")
-    print(f"{result.busy_share:.0%} busy: {said}", flush=True)
+    print(f"{result.busy_share:.0%} busy, {result.delayed_share:.0%} delayed: {said}", flush=True)
     refused = said.startswith("client-limited")
-    return {"share": share, "tokens_per_s": tokens_per_s, "roofline": roofline, "busy": result.busy_share} | {
-        "refused": refused
-    }
+    return {
+        "share": share,
+        "tokens_per_s": tokens_per_s,
+        "roofline": roofline,
+        "busy": result.busy_share,
+        "delayed": result.delayed_share,
+    } | {"refused": refused}
 
 
 def main() -> None:

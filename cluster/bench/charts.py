@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +23,7 @@ INK, MUTED, GRID = "#1c2733", "#5f6f80", "#e4e9ee"
 MEASURED, IDEAL, LOSS, GAIN = "#0b7285", "#a3b1bf", "#e8890c", "#74b816"
 NODES = ("#0b7285", "#e8890c", "#5f3dc4", "#2f9e44", "#c2255c", "#1971c2", "#846358", "#495057")
 _MAX_NODES_NAMED = 8
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_native_id
 
 import mlperf_loadgen
 import numpy as np
@@ -66,6 +66,7 @@ class ClientResult:
     Attributes:
         settings: as run, the target included.
         busy_share: of the run, what the client did not wait: near 1 it is the limit itself.
+        delayed_share: of the run, what the driving thread had work but no core, or none of its quota left.
         cpu_s: of the client's process, all threads.
         num_tokens: of all answers.
         end_s: when the last query ended, after LoadGen issued the first.
@@ -81,6 +82,7 @@ class ClientResult:
     first_error: str
     num_tokens: int
     busy_share: float
+    delayed_share: float
     cpu_s: float
     end_s: float
     ttft_s: F64
@@ -142,6 +144,7 @@ def _run(job: ClientJob, settings: RunSettings, router: Router, progress: Progre
     line = ProgressLine(settings, job.samples)
     cpu_s, began_s, told_s = time.process_time(), time.monotonic(), time.monotonic()
     last_ended, last_news_s = 0, began_s
+    delay_s = _delay_s()
     observation.look(0.0)
     thread.start()
     while thread.is_alive() or sut.num_open:
@@ -156,12 +159,21 @@ def _run(job: ClientJob, settings: RunSettings, router: Router, progress: Progre
             told_s = now_s
             progress(line.of(sut.queries, now_s - began_s))
     wall_s = time.monotonic() - began_s
+    delay_s = _delay_s() - delay_s
     thread.join()
     observation.look(wall_s)
     sut.close()
     if failure:
         raise EngineError(f"LoadGen failed: {failure[0]}")
-    return _result(job, settings, sut, observation, wall_s, time.process_time() - cpu_s)
+    return _result(job, settings, sut, observation, wall_s, delay_s, time.process_time() - cpu_s)
+
+
+def _delay_s() -> float:
+    """How long this thread has waited for a core so far, throttling included; 0 where the kernel does not tell."""
+    try:
+        return int(Path(f"/proc/self/task/{get_native_id()}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _start_test(sut: Sut, job: ClientJob, settings: RunSettings, failure: list[BaseException]) -> None:
@@ -188,6 +200,7 @@ def _result(
     sut: Sut,
     observation: Observation,
     wall_s: float,
+    delay_s: float,
     cpu_s: float,
 ) -> ClientResult:
     queries = sut.queries
@@ -202,6 +215,7 @@ def _result(
         first_error=queries.first_error,
         num_tokens=queries.num_ended_tokens,
         busy_share=max(0.0, 1.0 - sut.waited_s / wall_s),
+        delayed_share=delay_s / wall_s,
         cpu_s=cpu_s,
         end_s=float(np.nanmax(ends) - queries.issued_s[0]) if count else 0.0,
         ttft_s=queries.ttft_s(),

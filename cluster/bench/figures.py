@@ -17,6 +17,7 @@ from .scenarios import Scenario
 MAX_BAD_SHARE = 0.001
 # A client that is busy for more of the run, or comes nearer to its own roofline, is the limit itself.
 MAX_BUSY_SHARE = 0.9
+MAX_DELAYED_SHARE = 0.4
 MAX_ROOFLINE_SHARE = 0.8
 DISTRIBUTIONS = "distributions.npz"
 _MAX_KEPT = 200_000
@@ -35,7 +36,7 @@ def run_figures(
     """
     scenario = result.settings.scenario
     tokens_per_s = result.num_tokens / result.end_s if result.end_s > 0 else 0.0
-    check_client(result.busy_share, tokens_per_s, roofline_tokens_per_s)
+    check_client(result.busy_share, tokens_per_s, roofline_tokens_per_s, result.delayed_share)
     figure = _figure(scenario, log)
     if figure is None:
         raise StateError(f"LoadGen gave no result: {'; '.join(log.errors) or 'its log has none'}")
@@ -62,6 +63,7 @@ def run_figures(
         },
         client=ClientFacts(
             busy_share=result.busy_share,
+            delayed_share=result.delayed_share,
             cpu_cores=result.cpu_s / max(float(result.timeline_s[-1]), 1e-9),
             roofline_tokens_per_s=roofline_tokens_per_s,
         ),
@@ -70,7 +72,9 @@ def run_figures(
     )
 
 
-def check_client(busy_share: float, tokens_per_s: float, roofline_tokens_per_s: float | None) -> None:
+def check_client(
+    busy_share: float, tokens_per_s: float, roofline_tokens_per_s: float | None, delayed_share: float = 0.0
+) -> None:
     """
     Raises:
         StateError: the figure would be the client's, not the service's.
@@ -79,6 +83,11 @@ def check_client(busy_share: float, tokens_per_s: float, roofline_tokens_per_s: 
         raise StateError(
             f"client-limited, so there is no figure: the load generator was busy for {busy_share:.0%} of the run. "
             "Give it cores of its own"
+        )
+    if delayed_share > MAX_DELAYED_SHARE:
+        raise StateError(
+            f"client-limited, so there is no figure: for {delayed_share:.0%} of the run the load generator had "
+            "work and no core to do it on. Give it cores of its own"
         )
     if roofline_tokens_per_s is not None and tokens_per_s > MAX_ROOFLINE_SHARE * roofline_tokens_per_s:
         raise StateError(

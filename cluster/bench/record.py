@@ -117,11 +117,13 @@ class ClientFacts(Record):
 
     Attributes:
         busy_share: of the run, what the client did not wait.
+        delayed_share: of the run, what it had work and no core.
         cpu_cores: CPU seconds per second.
         roofline_tokens_per_s: what the same client reached against a stub before.
     """
 
     busy_share: float
+    delayed_share: float = 0.0
     cpu_cores: float
     roofline_tokens_per_s: float | None
 

@@ -131,3 +131,9 @@ def test_a_damaged_log_is_told(tmp_path: Path):
     (tmp_path / "mlperf_log_detail.txt").write_text(':::MLLOG {"key": 1}\n')
     with pytest.raises(EngineError, match="not a line of LoadGen's"):
         read_log(tmp_path)
+
+
+def test_a_client_without_a_core_gives_no_figure():
+    check_client(0.1, 1.0, None, delayed_share=0.2)
+    with pytest.raises(StateError, match=r"for 64% of the run the load generator had work and no core"):
+        check_client(0.1, 1.0, None, delayed_share=0.64)
