@@ -82,6 +82,11 @@ def render(status: Json) -> RenderableType:
         _nodes_table(status),
         _pools_table(status),
         _models_table(status),
+        *(
+            Text(f"{name} loses most to {worst}")
+            for name, model in status["models"].items()
+            if (worst := _worst(model))
+        ),
     ]
     if "error" in status:
         parts.append(Text(status["error"], style="yellow"))
@@ -113,7 +118,7 @@ def _pools_table(status: Json) -> Table:
 
 
 def _models_table(status: Json) -> Table:
-    table = _table("model", "running", "waiting", "tokens/s", "TTFT p50", "efficiency", "lost most to")
+    table = _table("model", "running", "waiting", "tokens/s", "TTFT p50", "efficiency")
     for name, model in status["models"].items():
         waiting = model["num_queued"] + sum(each.get("waiting", 0) for each in model["replicas"])
         running = sum(each.get("running", 0) for each in model["replicas"])
@@ -125,7 +130,6 @@ def _models_table(status: Json) -> Table:
             f"{model['tokens_per_s']:,.0f}",
             "-" if ttft_s is None else f"{1000 * ttft_s:.0f} ms",
             _efficiency(model),
-            _worst(model),
         )
     return table
 
