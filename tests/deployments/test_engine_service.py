@@ -236,7 +236,7 @@ def test_other_version_is_told_why(rig: Rig) -> None:
     goodbye = peer.next(wire.Goodbye)
 
     assert goodbye.version == wire.WIRE_VERSION
-    assert "wire version 2" in goodbye.reason
+    assert f"wire version {wire.WIRE_VERSION}" in goodbye.reason
     assert "version 99" in goodbye.reason
 
 
