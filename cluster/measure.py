@@ -183,7 +183,8 @@ def measure_baseline(
 def measure_roofline(
     replicas: Sequence[ReplicaAddress], workload: Workload, concurrency: int, progress: Progress
 ) -> float:
-    """Output tokens/s that this load generator reaches on so many replicas that compute nothing.
+    """Output tokens/s that this load generator would reach on so many replicas that compute nothing, with a whole
+    core. With few requests in flight it mostly waits even for these, and that is not its limit.
 
     Args:
         concurrency: requests in flight per replica.
@@ -193,7 +194,7 @@ def measure_roofline(
     progress("what the load generator reaches alone")
     with empty_replicas(replicas) as addresses:
         result = measure_load(addresses, None, workload, concurrency=concurrency, settings=ROOFLINE_LOAD)
-    return result.output_tokens_per_s
+    return result.output_tokens_per_s / min(1.0, max(0.01, result.client_cpu_share))
 
 
 def check_baseline(baseline: Baseline, max_spread: float | None, client_cpu_share: float) -> None:
