@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
 
 def measure_service(config: NfoldConfig, args: argparse.Namespace) -> dict[str, object]:
     from nfold.cluster.baseline import hash_weights
-    from nfold.cluster.measure import build_baseline, saturating_concurrency
+    from nfold.cluster.measure import CURVE_WINDOW_S, build_baseline, curve_loads, saturating_concurrency
     from nfold.cluster.measuring import replicas_of
     from nfold.cluster.published import node_names
     from nfold.cluster.service_view import yardstick_name
@@ -107,8 +107,10 @@ def measure_service(config: NfoldConfig, args: argparse.Namespace) -> dict[str, 
         one.append(bench.run({nodes[turn % 2]}, concurrency, settings))
         two.append(bench.run(set(nodes), concurrency, settings))
     per_node = len(replicas) // 2
+    short = LoadSettings(warmup_s=args.warmup, window_s=CURVE_WINDOW_S)
+    less = [bench.run({nodes[0]}, num, short) for num in curve_loads(replicas[0].max_num_seqs)]
     baseline = build_baseline(
-        replicas[:per_node], workload.name, hash_weights(directory), concurrency, one, [], "either node"
+        replicas[:per_node], workload.name, hash_weights(directory), concurrency, one, less, "either node"
     )
     typical = _median(two)
     ledger = account(

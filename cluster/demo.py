@@ -86,7 +86,7 @@ def _show_chat(config: NfoldConfig, console: Console) -> None:
 def _measure(config: NfoldConfig, home: Path, progress: Progress) -> ScalingReport:
     from .measuring import measure_all_nodes, take_baseline  # imports Ray
 
-    # Short: what the curve and the load generator's own limit would tell is for `nfold baseline`.
+    # Short: what the load generator's own limit would tell is for `nfold baseline`.
     baseline = take_baseline(
         config,
         home,
@@ -94,7 +94,7 @@ def _measure(config: NfoldConfig, home: Path, progress: Progress) -> ScalingRepo
         progress,
         repeats=REPEATS,
         settings=LOAD,
-        curve=False,
+        curve=True,
         roofline=False,
     )
     return measure_all_nodes(config, baseline, progress, settings=LOAD)

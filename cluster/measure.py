@@ -169,9 +169,7 @@ def measure_baseline(
         results = [run(per_replica, settings, f"repeat {i + 1} of {repeats}") for i in range(repeats)]
         short = replace(settings, window_s=min(CURVE_WINDOW_S, settings.window_s))
         points = (
-            [run(num, short, f"step time at {num}") for num in _curve_loads(chosen[0].max_num_seqs)]
-            if curve
-            else []
+            [run(num, short, f"step time at {num}") for num in curve_loads(chosen[0].max_num_seqs)] if curve else []
         )
     node = names.get(chosen[0].node_id, chosen[0].node_id)
     baseline = build_baseline(chosen, workload.name, weights, per_replica, results, points, node, weights_name)
@@ -233,8 +231,9 @@ def build_baseline(
     node: str,
     weights_name: str = "",
 ) -> Baseline:
-    """Out of the repeats at saturation and, for the step-time curve, runs under less. Latencies are those of the
-    repeat with the median rate.
+    """Out of the repeats at saturation and, for the step-time curve, runs under less: without these there is none,
+    as steps that are all alike do not tell what makes them long. Latencies are those of the repeat with the median
+    rate.
 
     Raises:
         StateError: requests failed, so that the rate is not one of a healthy node.
@@ -246,7 +245,8 @@ def build_baseline(
     address, rates = replicas[0], [result.output_tokens_per_s for result in results]
     median = statistics.median_low(rates)
     typical = results[rates.index(median)]
-    fitted = fit_curve([span.steps for result in (*curve, *results) for span in spans(result.samples)])
+    told = (span.steps for result in (*curve, *results) for span in spans(result.samples))
+    fitted = fit_curve(list(told)) if curve else None
     saturation = None
     at_saturation = spans(typical.samples)
     if fitted is not None and any(span.steps.num_steps for span in at_saturation):
@@ -279,7 +279,8 @@ def _in_flight(result: LoadResult) -> float:
     return statistics.fmean(sample.num_in_flight - sample.num_queued for sample in result.samples)
 
 
-def _curve_loads(num_slots: int) -> list[int]:
+def curve_loads(num_slots: int) -> list[int]:
+    """Requests in flight per replica at which step times are measured, below saturation."""
     loads = [1]
     while loads[-1] * CURVE_FACTOR < num_slots:
         loads.append(loads[-1] * CURVE_FACTOR)
