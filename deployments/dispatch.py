@@ -116,23 +116,18 @@ class Dispatcher:
         slots = model.queue.first(max(count, LOOK_AHEAD) if is_batch else count)
         prompt_tokens = table.prompt_lens[slots] + table.num_emitted[slots]
         output_tokens = model.expected_tokens(slots)
-        if len(rows) == 1 and not is_batch and self._settings.prefix_affinity_s <= 0.0:
+        num_queued = len(model.queue)
+        model.queue.pop(len(slots))
+        if is_batch:
+            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens)
+            picked, chosen = _assign_batch(costs, output_tokens, candidates, num_queued)
+            model.queue.push_first(np.delete(slots, picked))
+            slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
+        elif len(rows) == 1 and self._settings.prefix_affinity_s <= 0.0:
             chosen = np.zeros(len(slots), np.int64)  # nothing to weigh
-            model.queue.pop(len(slots))
         else:
             costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens)
-            if is_batch:
-                order = longest_first(output_tokens)
-                room = tail_room(float(costs.mean()), len(model.queue), candidates)
-                chosen = assign(costs[order], replace(candidates, room=room))
-                picked = order[: len(chosen)]
-                rest = np.sort(order[len(chosen) :])
-                model.queue.pop(len(slots))
-                model.queue.push_first(slots[rest])
-                slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
-            else:
-                chosen = self._assign_near_prefixes(model, slots, numbers, costs, candidates)
-                model.queue.pop(len(slots))
+            chosen = self._assign_near_prefixes(model, slots, numbers, costs, candidates)
         if len(slots):
             self._bind(slots, numbers[chosen], prompt_tokens, output_tokens)
             self._put_in_outboxes(model, slots, numbers[chosen], now_s)
@@ -208,3 +203,13 @@ class Dispatcher:
             replica.outbox.clear()
         aborts, replica.aborts = replica.aborts, []
         return not aborts or self._connections.send(replica, Abort(np.array(aborts, np.uint64)))
+
+
+def _assign_batch(
+    costs: F64, output_tokens: F64, candidates: Candidates, num_queued: int
+) -> tuple[Indices, Indices]:
+    """Of a finite batch: which of these requests go now, and to which candidate each."""
+    order = longest_first(output_tokens)
+    room = tail_room(float(costs.mean()), num_queued, candidates)
+    chosen = assign(costs[order], replace(candidates, room=room))
+    return order[: len(chosen)], chosen
