@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test check install bench bench-autoscaling prove-ssh bench-overhead bench-engine bench-scaling bench-ledger bench-control-plane check-report clean
+.PHONY: demo test check install bench bench-engine bench-engine-rivals bench-overhead bench-scaling bench-autoscaling prove-ssh bench-ledger bench-control-plane check-report clean
 
 demo: install
 	nfold demo

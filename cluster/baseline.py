@@ -75,8 +75,8 @@ class Baseline(Record):
         tokens_per_s: output tokens of the whole node, median of `repeats`.
         repeats: output tokens/s of each repeat.
         step_times: measured step times by growing batch; empty when the engine does not tell.
-        curve: what was fitted to the engines' steps; from saturation alone it tells little of smaller batches. None
-            when the engine does not tell of its steps.
+        curve: what was fitted to the engines' steps; None when these were measured at saturation alone, or the
+            engine does not tell of them.
         saturation: how one replica worked at saturation; with the curve.
         roofline_tokens_per_s: what the load generator alone reaches, against replicas that compute nothing.
     """

@@ -94,7 +94,6 @@ def _measure(config: NfoldConfig, home: Path, progress: Progress) -> ScalingRepo
         progress,
         repeats=REPEATS,
         settings=LOAD,
-        curve=True,
         roofline=False,
     )
     return measure_all_nodes(config, baseline, progress, settings=LOAD)
