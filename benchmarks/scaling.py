@@ -3,8 +3,9 @@
     python benchmarks/scaling.py [--repeats 5] [--window 10] [--workload sums] [--concurrency N]
 
 Two Ray nodes on this machine, each with half of its cores, serve the default model. One-node runs and two-node runs
-take turns, the former on either node in turn, in a closed loop through this process's own router. Each run asks
-questions that no run before has asked. Medians count. Last line: JSON.
+take turns, the former on either node in turn, in a closed loop through this process's own router. In a run on one
+node, load generator and router keep to that node's half of the machine, or they would cost it nothing. Each run
+asks questions that no run before has asked. Medians count. Last line: JSON.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from nfold.cluster.service import start_service, stop_service
 from nfold.cluster.workloads import Workload
 from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.config import HttpConfig, MetricsConfig
+from nfold.deployments.cores import kept_on
 from rich.console import Console
 
 GOAL = 1.7
@@ -49,17 +51,19 @@ class Bench:
 
     def run(self, nodes: set[str], concurrency: int, settings: LoadSettings) -> LoadResult:
         from nfold.cluster.measure import measure_load
+        from nfold.cluster.published import cores_of
 
         chosen = [replica for replica in self._replicas if replica.node_id in nodes]
-        result = measure_load(
-            chosen,
-            self._keys,
-            self._workload,
-            concurrency=concurrency,
-            settings=settings,
-            first=self._num_asked,
-            node_names=self._names,
-        )
+        with kept_on(cores_of(chosen)):
+            result = measure_load(
+                chosen,
+                self._keys,
+                self._workload,
+                concurrency=concurrency,
+                settings=settings,
+                first=self._num_asked,
+                node_names=self._names,
+            )
         self._num_asked += result.num_submitted
         failed = f", {result.num_failed} FAILED: {result.first_error}" if result.num_failed else ""
         exact = "" if result.exact_share is None else f", {result.exact_share:.2%} exact"

@@ -5,13 +5,14 @@ from pathlib import Path
 from ..deployments import discovery
 from ..deployments.addresses import ReplicaAddress
 from ..deployments.config import EMBEDDED_MODEL, ServedModelConfig
+from ..deployments.cores import kept_on
 from ..models.errors import CheckpointError, StateError
 from .baseline import Baseline, BaselineKey, hash_profile, hash_weights, keep_baseline, load_baseline
 from .config import NfoldConfig
 from .ledger import account
 from .load import LoadSettings
-from .measure import measure_baseline, measure_load
-from .published import node_names, publish_baseline
+from .measure import measure_baseline, measure_load, replicas_of_one_node
+from .published import cores_of, node_names, publish_baseline
 from .report import ScalingReport
 from .service import Progress, listeners, served_model
 from .service_view import yardstick_name
@@ -46,20 +47,23 @@ def take_baseline(
     served, replicas = served_model(config, model), replicas_of(config, model)
     progress("preparing the load")
     weights, weights_name = weights_of(served, replicas[0])
-    baseline = measure_baseline(
-        replicas,
-        discovery.service_keys(config.name),
-        workload_of(served, workload, replicas[0]),
-        weights=weights,
-        weights_name=weights_name,
-        repeats=repeats,
-        settings=settings,
-        curve=curve,
-        max_spread=max_spread,
-        roofline=roofline,
-        node_names=node_names(),
-        progress=progress,
-    )
+    chosen = replicas_of_one_node(replicas)
+    # Where nodes share this machine, one node has its part of it for the load generator too.
+    with kept_on(cores_of(chosen)):
+        baseline = measure_baseline(
+            chosen,
+            discovery.service_keys(config.name),
+            workload_of(served, workload, replicas[0]),
+            weights=weights,
+            weights_name=weights_name,
+            repeats=repeats,
+            settings=settings,
+            curve=curve,
+            max_spread=max_spread,
+            roofline=roofline,
+            node_names=node_names(),
+            progress=progress,
+        )
     keep_baseline(baseline, home)
     publish_baseline(config.name, baseline)
     return baseline

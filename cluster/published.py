@@ -1,12 +1,16 @@
 """What floor 4 keeps and reads in the cluster's key-value store. Import only where Ray's environment is settled."""
 
+from collections.abc import Sequence
+
 import msgspec
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ReplicaState
 
 from ..deployments import discovery
+from ..deployments.addresses import ReplicaAddress, this_host
 from ..deployments.config import ServiceConfig, pool_name
+from ..deployments.cores import CORES_LABEL, parse_cores
 from ..deployments.nodes import alive_nodes
 from ..deployments.router_stats import RouterSnapshot
 from .baseline import Baseline
@@ -37,6 +41,13 @@ def published_baselines(service: str) -> list[Baseline]:
 def node_names() -> dict[str, str]:
     """Of the alive nodes, by Ray's id."""
     return {node.node_id: node.name for node in alive_nodes()}
+
+
+def cores_of(replicas: Sequence[ReplicaAddress]) -> list[int]:
+    """The cores of their nodes, where these are parts of this machine; otherwise none."""
+    labels = {node.node_id: node.labels.get(CORES_LABEL) for node in alive_nodes()}
+    here = {labels.get(replica.node_id) for replica in replicas if replica.host == this_host()}
+    return sorted({core for label in here if label for core in parse_cores(label)})
 
 
 def pool_targets(config: ServiceConfig) -> dict[str, PoolTarget]:

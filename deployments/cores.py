@@ -7,7 +7,8 @@ ends, however it ends, so nobody has to clean up.
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -114,3 +115,14 @@ def pin_process(cores: Sequence[int]) -> None:
             os.sched_setaffinity(int(thread), cores)
         except ProcessLookupError:
             continue  # a thread that ended meanwhile
+
+
+@contextmanager
+def kept_on(cores: Sequence[int]) -> Generator[None]:
+    """Keep this process on these cores meanwhile; on all that it may use, where none is given."""
+    usual = os.sched_getaffinity(0)
+    pin_process(cores or sorted(usual))
+    try:
+        yield
+    finally:
+        pin_process(sorted(usual))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nfold.deployments.cores import format_cores, lease_cores, node_cores, parse_cores
+from nfold.deployments.cores import format_cores, kept_on, lease_cores, node_cores, parse_cores
 from nfold.models.errors import DeviceError
 
 
@@ -67,3 +67,12 @@ def test_pin_process_moves_every_thread() -> None:
         "print({tuple(os.sched_getaffinity(int(t))) for t in os.listdir('/proc/self/task')}); done.set()"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == f"{{({core},)}}"
+
+
+def test_a_process_is_kept_on_cores_only_meanwhile() -> None:
+    usual = os.sched_getaffinity(0)
+    with kept_on([min(usual)]):
+        assert os.sched_getaffinity(0) == {min(usual)}
+    assert os.sched_getaffinity(0) == usual
+    with kept_on([]):
+        assert os.sched_getaffinity(0) == usual
