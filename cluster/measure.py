@@ -231,9 +231,8 @@ def build_baseline(
     node: str,
     weights_name: str = "",
 ) -> Baseline:
-    """Out of the repeats at saturation and, for the step-time curve, runs under less: without these there is none,
-    as steps that are all alike do not tell what makes them long. Latencies are those of the repeat with the median
-    rate.
+    """Out of the repeats at saturation and, for the step-time curve, runs under less: without these there is none
+    (see `fit_curve`). Latencies are those of the repeat with the median rate.
 
     Raises:
         StateError: requests failed, so that the rate is not one of a healthy node.
@@ -245,8 +244,7 @@ def build_baseline(
     address, rates = replicas[0], [result.output_tokens_per_s for result in results]
     median = statistics.median_low(rates)
     typical = results[rates.index(median)]
-    told = (span.steps for result in (*curve, *results) for span in spans(result.samples))
-    fitted = fit_curve(list(told)) if curve else None
+    fitted = fit_curve([span.steps for result in (*curve, *results) for span in spans(result.samples)])
     saturation = None
     at_saturation = spans(typical.samples)
     if fitted is not None and any(span.steps.num_steps for span in at_saturation):

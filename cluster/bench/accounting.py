@@ -31,7 +31,8 @@ def baseline_of(
     node: str,
     results: Sequence[ClientResult],
 ) -> Baseline:
-    """Out of the repeats on one node; latencies are those of the repeat with the median rate.
+    """Out of the repeats on one node; latencies are those of the repeat with the median rate. It has a step-time
+    curve if the load's beginning and end had small batches (see `fit_curve`).
 
     The weights are the caller's to fill in."""
     rates = [result.num_tokens / result.end_s for result in results]

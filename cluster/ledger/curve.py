@@ -26,6 +26,9 @@ _NUM_OTHERS = 3
 _RCOND = 1e-6
 # Of all steps, at a batch at which the curve is to bend.
 _LEAST_SHARE = 0.02
+# So many sums must be of smaller batches, of at most such a share of the largest: from fewer, or others that are
+# all alike, it cannot be told whether tokens or steps take time.
+_LEAST_SMALL, _SMALL_SHARE = 4, 0.5
 
 
 class StepCurve(Record):
@@ -105,14 +108,15 @@ class CurveSeconds:
 def fit_curve(observed: Sequence[StepTotals]) -> StepCurve | None:
     """The curve that fits sums of steps best, relative to how long each sum took; none of its parts is negative.
 
-    The more the sums differ in batch, prompts and context, the better its parts are told apart; where they do not
-    differ, only what the parts add up to is known, and only that is used. None without a step.
+    The more the sums differ in batch, prompts and context, the better its parts are told apart. None without a
+    step, and where all sums are of about the same batch, as at saturation alone: what the parts add up to is known
+    then, but not what makes a step long.
 
     Args:
         observed: each of a second or so, under loads from one request to saturation.
     """
     rows = [totals for totals in observed if totals.num_steps > 0 and totals.step_s > 0.0]
-    if not rows:
+    if not _differ(rows):
         return None
     weights = np.array([_batch_weights(totals) for totals in rows])
     knots = _knots(weights)
@@ -128,6 +132,13 @@ def fit_curve(observed: Sequence[StepTotals]) -> StepCurve | None:
         prefill_token_s=float(found[-2]),
         kv_token_s=float(found[-1]),
     )
+
+
+def _differ(observed: Sequence[StepTotals]) -> bool:
+    """In their batches."""
+    batches = [sum(totals.decode_tokens) / totals.num_steps for totals in observed]
+    most = _SMALL_SHARE * max(batches, default=0.0)
+    return sum(batch <= most for batch in batches) >= _LEAST_SMALL
 
 
 def _batch_weights(totals: StepTotals) -> F64:

@@ -49,13 +49,23 @@ def test_a_curve_is_found_again() -> None:
         assert found.step_s(prefill, decode, kv) == pytest.approx(curve.step_s(prefill, decode, kv), rel=1e-3)
 
 
-def test_one_load_tells_its_own_step_times() -> None:
-    steady = totals_of(BENT, [(50, 12, 5000)] * 20)
-    found = fit_curve([steady, steady])
+def test_what_is_not_told_apart_is_shared_out_and_never_negative() -> None:
+    """Prompts and context that grow with the batch alone."""
+    sums = [totals_of(BENT, [(4 * batch, batch, 400 * batch)] * 20) for batch in (1, 1, 4, 4, 12, 12)]
+    found = fit_curve(sums)
     assert found is not None
-    assert found.seconds(steady).total_s == pytest.approx(steady.step_s)
+    assert sum(found.seconds(one).total_s for one in sums) == pytest.approx(sum(s.step_s for s in sums), rel=0.01)
     assert min(found.batch_s) >= 0.0
     assert min(found.prefill_step_s, found.prefill_token_s, found.kv_token_s) >= 0.0
+
+
+def test_no_curve_out_of_saturation_alone() -> None:
+    random = np.random.default_rng(0)
+    alike = [totals_of(BENT, [(50, int(num), 5000) for num in random.integers(10, 15, 20)]) for _ in range(50)]
+    assert fit_curve(alike) is None
+    few = [totals_of(BENT, [(5, 4, 500)] * 20)] * 4
+    assert fit_curve([*alike, *few[1:]]) is None
+    assert fit_curve([*alike, *few]) is not None
 
 
 def test_no_curve_without_steps() -> None:
