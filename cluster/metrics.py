@@ -63,7 +63,7 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         report = self._report()
-        for families in (_counters, _replica_gauges, _model_gauges, _histograms):
+        for families in (_counters, _replica_gauges, _model_gauges, _cost_gauges, _histograms):
             for family in families(report):
                 family.samples = [self._marked(sample) for sample in family.samples]
                 yield family
@@ -160,6 +160,25 @@ def _ledger_gauges(report: ServiceReport) -> Iterator[Metric]:
                 names = (model, place.pool, place.node, place.replica, reason.replace(" ", "_"))
                 of_replicas.add_metric(names, rate)
     yield from (measured, provisioned, lost, efficiency, hole, of_replicas)
+
+
+def _cost_gauges(report: ServiceReport) -> Iterator[Metric]:
+    labels = ("model", "part", "currency")
+    hour = GaugeMetricFamily(
+        "nfold_cost_per_hour",
+        "Price of the model's nodes, by what is paid for; the parts sum to it.",
+        labels=labels,
+    )
+    million = GaugeMetricFamily(
+        "nfold_cost_per_million_output_tokens", "The same for a million tokens at the present rate.", labels=labels
+    )
+    for model, cost in report.costs.models.items() if report.costs else ():
+        currency = report.costs.currency if report.costs else ""
+        for name, part in cost.parts.items():
+            hour.add_metric((model, name.replace("-", "_"), currency), part)
+        for name, part in cost.parts_per_million.items():
+            million.add_metric((model, name.replace("-", "_"), currency), part)
+    yield from (hour, million)
 
 
 def _histograms(report: ServiceReport) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from ..deployments.router_stats import HistogramSnapshot, RouterSnapshot
 from ..deployments.wire import ReplicaStatus
 from .baseline import Baseline
+from .controller.costs import Costs
 from .ledger import Books, Ledger, ModelCounters, Place, Presence, tokens_per_s, total
 from .provisioned import PoolTarget, Roster
 from .service_view import ModelView, ReplicaView, ServiceView, merge, model_counters, yardstick_name
@@ -30,6 +31,7 @@ class Reading:
         baselines: published for this service.
         targets: what is wanted of each pool, by its name.
         quarantined: replicas that are kept out of routing.
+        costs: as the controller told them last.
     """
 
     snapshots: Sequence[RouterSnapshot]
@@ -37,6 +39,7 @@ class Reading:
     baselines: Sequence[Baseline] = ()
     targets: Mapping[str, PoolTarget] = field(default_factory=dict[str, PoolTarget])
     quarantined: frozenset[str] = frozenset()
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class ServiceReport:
         counters: totals since the service started, or this observer if that was later.
         histograms: of (`ttft`, `tpot` or `e2e`; model; pool).
         num_routers: those that count: not stale.
+        costs: of tokens; None without prices, and when the controller has not told any for a while.
     """
 
     view: ServiceView
@@ -76,10 +80,13 @@ class ServiceReport:
     counters: Mapping[CounterKey, float]
     histograms: Mapping[HistogramKey, HistogramSnapshot]
     num_routers: int
+    costs: Costs | None = None
 
 
 # Seconds over which the ledger is kept.
 WINDOWS_S = (10.0, 60.0, 600.0)
+# The controller tells costs with each of its ticks.
+COSTS_STALE_S = 60.0
 # Looks further apart than this leave a hole in the books.
 HOLE_AFTER_S = 5.0
 
@@ -139,15 +146,22 @@ class Observer:
             counters=dict(self._counters.items()),
             histograms=self._latencies.histograms(),
             num_routers=len(fresh),
+            costs=reading.costs if reading.costs and self._is_told(reading.costs, now_s) else None,
         )
 
     def _is_fresh(self, snapshot: RouterSnapshot, now_s: float) -> bool:
-        """By this process's clock, as those of the routers' hosts may differ."""
-        taken_at, changed_s = self._changes.get(snapshot.router_id, (None, now_s))
-        if taken_at != snapshot.taken_at:
+        return self._unchanged_s(snapshot.router_id, snapshot.taken_at, now_s) <= self._stale_after_s
+
+    def _is_told(self, costs: Costs, now_s: float) -> bool:
+        return self._unchanged_s("controller/costs", costs.time_s, now_s) <= COSTS_STALE_S
+
+    def _unchanged_s(self, name: str, taken_at: float, now_s: float) -> float:
+        """By this process's clock, as those of others' hosts may differ."""
+        old, changed_s = self._changes.get(name, (None, now_s))
+        if old != taken_at:
             changed_s = now_s
-        self._changes[snapshot.router_id] = (snapshot.taken_at, changed_s)
-        return now_s - changed_s <= self._stale_after_s
+        self._changes[name] = (taken_at, changed_s)
+        return now_s - changed_s
 
     def _model_report(
         self, counters: ModelCounters, model: str, view: ServiceView, baselines: Sequence[Baseline]

@@ -14,6 +14,7 @@ from ..deployments.cores import CORES_LABEL, parse_cores
 from ..deployments.nodes import alive_nodes
 from ..deployments.router_stats import RouterSnapshot
 from .baseline import Baseline
+from .controller.latest import latest_costs
 from .observer import Reading
 from .provisioned import PoolTarget
 from .service_view import yardstick_name
@@ -87,4 +88,5 @@ def read_service(config: ServiceConfig) -> Reading:
         baselines=published_baselines(service),
         targets=pool_targets(config),
         quarantined=discovery.list_quarantined(service),
+        costs=latest_costs(service),
     )

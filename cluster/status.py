@@ -10,6 +10,7 @@ from rich.text import Text
 from ..deployments.config import PoolConfig
 from ..deployments.nodes import alive_nodes
 from ..deployments.placement import NodeResources
+from .controller.costs import in_words
 from .hardware import hardware
 from .pool_scaling import pool_states
 from .run_state import RunState
@@ -87,6 +88,11 @@ def render(status: Json) -> RenderableType:
             for name, model in status["models"].items()
             if (worst := _worst(model))
         ),
+    ]
+    parts += [
+        Text(in_words(name, cost["currency"], cost["per_hour"], cost["per_million_tokens"]))
+        for name, model in status["models"].items()
+        if (cost := model.get("cost"))
     ]
     if "error" in status:
         parts.append(Text(status["error"], style="yellow"))

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..deployments.router_stats import HistogramSnapshot
+from .controller.costs import Costs
 from .ledger import Ledger, Place, total
 from .observer import ModelReport, ServiceReport
 from .service_view import ReplicaView
@@ -53,7 +54,19 @@ def _model(name: str, entry: ModelReport, report: ServiceReport) -> dict[str, An
         ],
         "ledger": None if entry.ledger is None else _ledger(entry.ledger),
         "ledgers": {f"{seconds:g}": _window(replicas) for seconds, replicas in entry.ledgers.items()},
+        "cost": _cost(name, report.costs),
         "replicas": [_replica(replica, entry) for replica in replicas],
+    }
+
+
+def _cost(model: str, costs: Costs | None) -> dict[str, Any] | None:
+    cost = costs.models.get(model) if costs else None
+    if costs is None or cost is None:
+        return None
+    return {
+        "currency": costs.currency,
+        "per_hour": cost.parts,
+        "per_million_tokens": cost.parts_per_million,
     }
 
 

@@ -21,9 +21,10 @@ from ..observer_app import HEAD, LOOK_S
 from ..published import read_service
 from .actuation import Actual
 from .actuator import RayActuator, find_node_types
+from .costs import Costs, costs_of
 from .health import needs_probe
 from .history import History, history_directory
-from .latest import publish_latest
+from .latest import publish_costs, publish_latest
 from .loop import Controller
 from .probes import Prober
 from .sight import Sight
@@ -33,7 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 class LiveService:
-    """The running service, read once a second and made a snapshot of when a decision is due."""
+    """The running service, read once a second and made a snapshot of when a decision is due.
+
+    Attributes:
+        costs: as of the latest snapshot; None where nodes have no prices.
+    """
 
     def __init__(self, config: NfoldConfig) -> None:
         self._config = config
@@ -42,6 +47,7 @@ class LiveService:
         self._reading, self._report = Reading(()), EMPTY_REPORT
         timeout_s = config.controller.health.probe_timeout_s
         self._prober = Prober(lambda: discovery.service_keys(config.name), timeout_s)
+        self.costs: Costs | None = None
 
     def watch(self) -> None:
         """One look. Raises StateError when Ray's head does not answer."""
@@ -60,6 +66,7 @@ class LiveService:
         due = [one.replica_id for one in snapshot.replicas if needs_probe(one, health, one.replica_id in out)]
         self._prober.probe([self._report.view.replicas[name].address for name in due])
         self._prober.forget(list(self._report.view.replicas))
+        self.costs = costs_of(snapshot, self._config.controller)
         return snapshot
 
     def quarantine(self, replica_ids: Sequence[str]) -> None:
@@ -109,6 +116,8 @@ class ControllerReplica:
                 decision = self._controller.tick()
                 if decision is not None:
                     publish_latest(self._config.name, decision)
+                if self._service.costs is not None:
+                    publish_costs(self._config.name, self._service.costs)
             except (StateError, RayError, OSError) as error:
                 logger.warning("this look failed; the next is in a second: %s", error)
 

@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from .costs import cost_of, price_per_hour
+from .costs import costs_of, in_words
 from .decision import Action, Verdict
 from .history import read
 from .records import Decided, Hole, Score
@@ -114,22 +114,14 @@ def _verdict(head: str, verdict: Verdict, score: Score | None) -> list[Text]:
 
 
 def _costs(decided: Decided) -> Sequence[Text]:
-    settings = decided.read_settings()
-    per_hour = price_per_hour(decided.snapshot.actual, settings.prices.node_hour)
-    windows = [(load.model, load.window) for load in decided.snapshot.loads if load.window is not None]
-    if per_hour is None or len(windows) != 1:
+    costs = costs_of(decided.snapshot, decided.read_settings())
+    if costs is None:
         return []
-    ((model, window),) = windows
-    scaling = settings.models.get(model)
-    cost = cost_of(per_hour, window, scaling.target_utilisation if scaling else 1.0)
-    parts = (("tokens", cost.tokens), ("idle", cost.idle), ("over-provisioned", cost.over_provisioned))
-    texts: list[str] = []
-    for name, part in parts:
-        million = cost.per_million(part)
-        texts.append(
-            f"{name} {part:.2f}/h" + (f" ({million:.3f} per million tokens)" if million is not None else "")
-        )
-    return [Text(f"{model} at decision {decided.decision.number}, {settings.prices.currency}: {', '.join(texts)}")]
+    number = decided.decision.number
+    return [
+        Text(f"decision {number}: {in_words(model, costs.currency, cost.parts, cost.parts_per_million)}")
+        for model, cost in costs.models.items()
+    ]
 
 
 def _calibration(found: Calibration) -> str:

@@ -7,6 +7,7 @@ from urllib.request import urlopen
 
 import pytest
 from fake_service import MODEL, NODE_NAMES, POOL, FakeReplica, FakeRouter, baseline, two_nodes
+from nfold.cluster.controller.costs import Cost, Costs
 from nfold.cluster.http_endpoint import HttpEndpoint
 from nfold.cluster.ledger import COLUMNS, UNEXPLAINED
 from nfold.cluster.metrics import COUNTERS
@@ -19,14 +20,21 @@ from prometheus_client.samples import Sample
 TARGETS = {POOL: PoolTarget(MODEL, "CPU", 1, num_wanted=2, num_starting=0)}
 
 
-def report_of(replicas: list[FakeReplica], num_looks: int = 5) -> ServiceReport:
+COSTS = Costs(
+    time_s=1.0, currency="USD", models={MODEL: Cost(tokens=9.0, idle=3.0, over_provisioned=6.0, tokens_per_s=200.0)}
+)
+
+
+def report_of(
+    replicas: list[FakeReplica], num_looks: int = 5, costs: Costs | None = COSTS, look_s: float = 1.0
+) -> ServiceReport:
     now_s = 100.0
     observer = Observer(lambda: now_s)
     router = FakeRouter("r", replicas, num_queued=3, num_finished=40, ttft_counts=(4, 3, 2, 1))
     report = EMPTY_REPORT
     for _ in range(num_looks):
-        now_s += 1.0
-        reading = Reading([router.snapshot(now_s)], NODE_NAMES, [baseline(110.0)], TARGETS)
+        now_s += look_s
+        reading = Reading([router.snapshot(now_s)], NODE_NAMES, [baseline(110.0)], TARGETS, costs=costs)
         report = observer.observe(reading)
     return report
 
@@ -123,6 +131,18 @@ def test_requests_by_outcome_and_queue(samples: list[Sample]) -> None:
     assert value(samples, "nfold_requests_total", model=MODEL, outcome="refused") == 0
     assert value(samples, "nfold_requests_queued", model=MODEL) == 3
     assert value(samples, "nfold_gateways") == 1
+
+
+def test_what_tokens_cost(samples: list[Sample]) -> None:
+    labels = {"model": MODEL, "currency": "USD"}
+    assert value(samples, "nfold_cost_per_hour", part="over_provisioned", **labels) == 6.0
+    name = "nfold_cost_per_million_output_tokens"
+    assert value(samples, name, part="tokens", **labels) == pytest.approx(9.0 / 0.72)
+
+
+def test_costs_that_nobody_tells_any_more_are_left_out() -> None:
+    assert report_of(two_nodes(), num_looks=3, look_s=29.0).costs == COSTS
+    assert report_of(two_nodes(), num_looks=4, look_s=29.0).costs is None
 
 
 def test_no_efficiency_below_saturation() -> None:

@@ -60,7 +60,7 @@ def test_decisions_stand_beside_what_came_of_them(tmp_path: Path) -> None:
     assert "nobody looked from" in text
     assert "scored, off by" in text
     assert "off by 0.0%" in text
-    assert "USD: tokens" in shown(tell(tmp_path, last=20, every=True))
+    assert "USD per hour" in shown(tell(tmp_path, last=20, every=True))
     assert msgspec.json.decode(msgspec.json.encode(told), type=Told).scores == told.scores
 
 

@@ -6,11 +6,9 @@ import pytest
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.controller.actuation import Actual, ActualNode, NodeState, NodeType
 from nfold.cluster.controller.attainment import Attainment
-from nfold.cluster.controller.costs import cost_of, price_per_hour
 from nfold.cluster.controller.offers import offers_of
 from nfold.cluster.controller.settings import ControllerSettings
 from nfold.cluster.controller.sight import Probe, Sight
-from nfold.cluster.controller.snapshot import Window
 from nfold.cluster.observer import Observer, Reading
 from nfold.deployments.addresses import ReplicaAddress
 from nfold.deployments.router_stats import HistogramSnapshot, ModelSnapshot, ReplicaSnapshot, RouterSnapshot
@@ -148,23 +146,6 @@ def test_rates_and_silences_are_taken_from_looks() -> None:
     assert look(1020, 40, 4) == (50.0, 0.0, 10.0, 0.0)
     now_s = 25.0
     assert look(1020, 80, 0)[2:] == (0.0, 5.0)
-
-
-def test_costs_sum_to_the_price_of_all_nodes() -> None:
-    nodes = tuple(
-        ActualNode(node_id=str(i), node_type="a", state=state, since_s=0.0)
-        for i, state in enumerate((NodeState.READY, NodeState.READY, NodeState.REQUESTED))
-    )
-    actual = Actual(time_s=0.0, node_types=(), nodes=nodes, pools=())
-    assert price_per_hour(actual, {"a": 18.0}) == 36.0
-    assert price_per_hour(actual, {"b": 18.0}) is None
-
-    window = Window(window_s=60.0, baseline=2000.0, measured=800.0, losses={"no demand": 1100.0}, saturated=False)
-    cost = cost_of(36.0, window, 0.8)
-    assert cost.per_hour == pytest.approx(36.0)
-    assert cost.tokens == pytest.approx(0.45 * 36.0)
-    assert cost.idle == pytest.approx(0.1 * 36.0)  # 800 at 80 % need 1,000
-    assert cost.per_million(cost.per_hour) == pytest.approx(36.0 / 2.88)
 
 
 def test_a_model_that_is_not_served_is_named() -> None:
