@@ -27,8 +27,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from pathlib import Path
 
 import ledger_injection_virtual as virtual
+from kept_results import keep
 from nfold.cluster.ledger import COLUMNS, UNEXPLAINED, account
 
 # By injection: its own columns, of which the last takes what else it loses.
@@ -258,6 +260,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="8 accelerators, no pairs")
     parser.add_argument("--engine", choices=("simulated", "native"), default="simulated")
     parser.add_argument("--live", action="store_true", help="real time, the first of --accelerators; eight minutes")
+    parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument(
         "--port", type=int, default=8770, help="of the live service's API; the metrics' is the next"
     )
@@ -290,7 +293,17 @@ def main() -> None:
         tell(f"{name} {found[name]:.2f} (goal {goal:g})")
     line = {"benchmark": "ledger_injection", "simulated": is_simulated, "time": clock, **found}
     details = {"goals": goals, "cases": [asdict(verdict) for verdict in verdicts]}
-    print(json.dumps(line | details | {"provenance": provenance().model_dump()}))
+    line |= details | {"provenance": provenance().model_dump()}
+    keep(name_of(args), line, args.keep)
+    print(json.dumps(line))
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """Of the kept result: what was run, without its settings."""
+    if args.engine == "native":
+        return "ledger_injection-native"
+    size = "-".join(str(num) for num in args.accelerators[: 1 if args.live else None])
+    return f"ledger_injection-{'live-' if args.live else ''}{size}{'-singles' if args.singles else ''}"
 
 
 if __name__ == "__main__":

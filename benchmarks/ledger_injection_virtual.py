@@ -42,6 +42,8 @@ class Setup:
         num_slots: of an accelerator, instead of 2,048.
         mean_answer: tokens.
         delay_s: that `delay` adds to each hand-over.
+        saturated_s: of the yardstick: in less, one accelerator's prompts are by chance longer or shorter, and its
+            rate with them.
     """
 
     begin_s: float
@@ -49,6 +51,7 @@ class Setup:
     num_slots: int = 512
     mean_answer: int = 100
     delay_s: float = 6.0
+    saturated_s: float = 1200.0
 
     @property
     def die_s(self) -> float:
@@ -88,7 +91,7 @@ def lengths(setup: Setup) -> Lengths:
 @cache
 def yardstick(setup: Setup) -> Yardstick:
     """One accelerator's, from loads of 1, 4, 16, ... requests and from saturation."""
-    begin_s, end_s = setup.begin_s, max(setup.end_s, setup.begin_s + 120.0)
+    begin_s, end_s = setup.begin_s, setup.begin_s + setup.saturated_s
     recording = generated(lengths(setup), int(end_s * _SATURATING_REQUESTS_PER_S), None, seed=1)
     seen = []
     for load in (1, 4, 16, 64, 256, None):

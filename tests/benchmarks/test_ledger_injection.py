@@ -6,7 +6,7 @@ import pytest
 from ledger_injection import GOALS, INJECTIONS, Case, Names, Verdict, case_of, judge, line_of, summary
 
 # Short answers on few slots: what is in progress at the window's ends is little, although the window is short.
-SETUP = virtual.Setup(15.0, 60.0, num_slots=64, mean_answer=50, delay_s=1.0)
+SETUP = virtual.Setup(15.0, 60.0, num_slots=64, mean_answer=50, delay_s=1.0, saturated_s=120.0)
 NUM = 8
 PAIRS: list[Names] = [("slow_20", "half_slots"), ("starved_pool", "delay"), ("dead_node", "no_demand")]
 
