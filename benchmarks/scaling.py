@@ -32,13 +32,15 @@ MODEL = "nfold-sums"
 
 
 def config_of(port: int) -> NfoldConfig:
-    return NfoldConfig.default().model_copy(
-        update={"name": "scaling", "http": HttpConfig(port=port), "metrics": MetricsConfig(port=port + 1)}
-    )
+    config = NfoldConfig.default()
+    [model] = config.models
+    models = [model.model_copy(update={"engine": model.engine.model_copy(update={"prefix_cache": False})})]
+    ports = {"http": HttpConfig(port=port), "metrics": MetricsConfig(port=port + 1)}
+    return config.model_copy(update={"name": "scaling", "models": models, **ports})
 
 
 class Bench:
-    """Runs on the replicas of one node, or on all, never asking a question twice."""
+    """Runs on the replicas of one node, or on all, each going on in the workload where the one before ended."""
 
     def __init__(
         self, replicas: list[ReplicaAddress], keys: ServiceKeys, names: dict[str, str], workload: Workload

@@ -14,8 +14,9 @@ from ..models.tokenizer import Tokenizer
 
 # The longest reply of the task has 57 characters.
 _SUMS_MAX_TOKENS = 64
-# Preparing so many takes about two seconds; a node of two cores answers some thousand in ten.
-NUM_REQUESTS = 12_000
+# Preparing so many takes about two seconds; a node of two cores answers some thousand in ten. Random prompts, for
+# any model and so for larger nodes, take one second.
+NUM_REQUESTS, NUM_RANDOM = 12_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def sums_workload(directory: Path, num: int = NUM_REQUESTS, *, seed: int = 0) ->
 
 def random_workload(
     vocab_size: int,
-    num: int = NUM_REQUESTS,
+    num: int = NUM_RANDOM,
     *,
     prompt_tokens: int = 128,
     output_tokens: int = 128,
