@@ -23,10 +23,12 @@ Last line: JSON.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from math import inf
 from pathlib import Path
 
 import ledger_injection_virtual as virtual
@@ -62,6 +64,7 @@ GOALS = {"max_error_points": 1.0, "max_wrong_column_points": 0.5, "max_unexplain
 # The machine's own noise is in them.
 NATIVE_GOALS = dict.fromkeys(GOALS, 3.0)
 Names = tuple[str, ...]
+Job = tuple[Names, int, virtual.Setup]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +72,24 @@ class Case:
     """One run with injections, in points of the sum of baselines.
 
     Attributes:
-        rest: lost against the run without injections, beyond what `known` says.
+        measured: what came out.
         known: of the truth, what follows from the injection itself.
         found: the ledger's columns.
         on_the_way_share: of all empty slots, those that the requests on their way would fill.
+        rest: lost against the run without injections, beyond what `known` says.
     """
 
     injections: Names
     num: int
-    rest: float
+    measured: float
     known: Mapping[str, float]
     found: Mapping[str, float]
     on_the_way_share: float = 0.0
+    rest: float = 0.0
+
+    def against(self, clean: "Case") -> "Case":
+        """With its rest."""
+        return replace(self, rest=clean.measured - self.measured - sum(self.known.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +105,19 @@ class Verdict:
     unexplained_points: float
 
 
-def measure(job: tuple[Names, int, virtual.Setup]) -> tuple[Names, int, virtual.Run]:
+def measure(job: Job) -> Case:
     injections, num, setup = job
-    return injections, num, virtual.run(injections, num, setup)
-
-
-def case_of(injections: Names, num: int, setup: virtual.Setup, found: virtual.Run, clean: virtual.Run) -> Case:
-    """Against the same run without injections."""
+    found = virtual.run(injections, num, setup)
     yardstick = virtual.yardstick(setup)
     ledger = account(found.samples, {virtual.PROFILE: yardstick})
     assert ledger is not None, "replicas stood all the time"
     all_tokens = num * yardstick.tokens_per_s * found.window_s
-    known = {
-        name: 100.0 * lost / all_tokens for name, lost in virtual.oracle(injections, num, setup, found).items()
-    }
-    lost = 100.0 * (clean.num_tokens - found.num_tokens) / all_tokens
+    known = virtual.oracle(injections, num, setup, found)
     return Case(
         injections=injections,
         num=num,
-        rest=lost - sum(known.values()),
-        known=known,
+        measured=100.0 * found.num_tokens / all_tokens,
+        known={name: 100.0 * lost / all_tokens for name, lost in known.items()},
         found={name: 100.0 * ledger.share(name) for name in (*COLUMNS, UNEXPLAINED)},
         on_the_way_share=virtual.on_the_way_share(num, setup, found) if "delay" in injections else 0.0,
     )
@@ -217,18 +219,52 @@ def run_native(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Ve
 def run_virtual(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Verdict]:
     pairs = [pair for pair in combinations(INJECTIONS, 2) if pair != ("slow_5", "slow_20")]
     chosen: list[Names] = [(), *((name,) for name in INJECTIONS), *([] if args.singles else pairs)]
+    setup = virtual.Setup(args.warmup, args.warmup + args.window)
+    store = CaseStore(args.cases, setup)
     verdicts: list[Verdict] = []
+    stop_s = time.monotonic() + args.stop_after
     with ProcessPoolExecutor(args.processes) as pool:
         for num in args.accelerators:
-            setup = virtual.Setup(args.warmup, args.warmup + args.window)
             tell(f"{num} simulated accelerators, virtual time, {args.window:g} s each")
-            runs = {names: run for names, _, run in pool.map(measure, [(names, num, setup) for names in chosen])}
-            cases = {names: case_of(names, num, setup, run, runs[()]) for names, run in runs.items()}
+            todo = [(names, num, setup) for names in chosen if (names, num) not in store.cases]
+            for some in batched(todo, args.processes):
+                if time.monotonic() > stop_s:
+                    raise SystemExit(f"stopped with {len(store.cases)} cases kept; the same command goes on")
+                store.add(list(pool.map(measure, some)))
+            clean = store.cases[(), num]
+            cases = {names: store.cases[names, num].against(clean) for names in chosen}
             rests = {names: case.rest for names, case in cases.items()}
             for case in cases.values():
                 verdicts.append(judge(case, rests))
                 tell(line_of(verdicts[-1]))
     return verdicts
+
+
+class CaseStore:
+    """Cases of one set-up that are done, kept in a file if there is one, as JSON lines."""
+
+    def __init__(self, path: Path | None, setup: virtual.Setup) -> None:
+        self.cases: dict[tuple[Names, int], Case] = {}
+        self._path, self._setup = path, asdict(setup)
+        for line in path.read_text().splitlines() if path is not None and path.exists() else ():
+            kept = json.loads(line)
+            if kept.pop("setup") == self._setup:
+                self._remember(Case(**kept | {"injections": tuple(kept["injections"])}))
+
+    def add(self, cases: Sequence[Case]) -> None:
+        for case in cases:
+            self._remember(case)
+            if self._path is not None:
+                with self._path.open("a") as file:
+                    file.write(json.dumps(asdict(case) | {"setup": self._setup}) + "\n")
+
+    def _remember(self, case: Case) -> None:
+        self.cases[case.injections, case.num] = case
+
+
+def batched(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
+    for begin in range(0, len(jobs), size):
+        yield jobs[begin : begin + size]
 
 
 def line_of(verdict: Verdict) -> str:
@@ -256,6 +292,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--window", type=float, default=240.0, help="virtual seconds in the ledger")
     parser.add_argument("--warmup", type=float, default=60.0, help="virtual seconds before")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--cases", type=Path, help="a file: keeps cases that are done, and goes on from there")
+    parser.add_argument("--stop-after", type=float, default=inf, help="seconds; what is begun is finished")
     parser.add_argument("--singles", action="store_true", help="no pairs")
     parser.add_argument("--quick", action="store_true", help="8 accelerators, no pairs")
     parser.add_argument("--engine", choices=("simulated", "native"), default="simulated")
