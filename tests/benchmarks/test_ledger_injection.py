@@ -5,7 +5,8 @@ from pathlib import Path
 import ledger_injection as program
 import ledger_injection_virtual as virtual
 import pytest
-from ledger_injection import GOALS, INJECTIONS, Case, CaseStore, Names, Verdict, judge, line_of, measure, summary
+from ledger_injection import CaseStore, measure
+from ledger_injection_verdicts import GOALS, INJECTIONS, Case, Names, Verdict, judge, line_of, summary
 
 # Short answers on few slots: what is in progress at the window's ends is little, although the window is short.
 SETUP = virtual.Setup(15.0, 60.0, num_slots=64, mean_answer=50, delay_s=1.0, saturated_s=120.0)
