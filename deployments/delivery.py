@@ -1,10 +1,12 @@
 """The way back through a router: from the rows of a step to the sinks of their requests.
 
-Everything that a message brings is booked before the first sink is called, as a sink may submit and abort.
+Everything that the messages of a turn bring is booked before the first sink is called, as a sink may submit and
+abort.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,9 @@ from .dispatch import Dispatcher
 from .index_pool import Indices
 from .model_state import Model
 from .replica_connections import ReplicaConnections
+from .replica_loads import ReplicaLoads
 from .request_table import NOWHERE, RequestTable
-from .router_state import Replica
+from .router_state import Pool, Replica, release
 from .sinks import NO_BULK_SINK, BulkSink, Request, TokenChunk
 
 logger = logging.getLogger(__name__)
@@ -26,46 +29,73 @@ _NO_FINISH: U8 = np.zeros(0, np.uint8)
 BulkNews = tuple[Indices, Indices, I32, U8, float]
 
 
+class _Rows(NamedTuple):
+    """The rows of one step that need a look: which of its outputs, and whose."""
+
+    replica: Replica
+    outputs: StepOutputs
+    rows: Indices
+    slots: Indices
+
+
 class Delivery:
-    """Books tokens, calls sinks, and ends requests."""
+    """Books tokens, calls sinks, and ends requests.
+
+    `take_in` for each message of a turn, then `settle` once, then `call_sinks`: array operations cost by their
+    number, hardly by their length.
+    """
 
     def __init__(
         self,
         table: RequestTable,
+        loads: ReplicaLoads,
         models: Sequence[Model],
         connections: ReplicaConnections,
         dispatcher: Dispatcher,
         clock: Callable[[], float],
     ) -> None:
         self._table = table
+        self._loads = loads
         self._models = models
         self._connections = connections
         self._dispatcher = dispatcher
         self._clock = clock
+        self._taken_in: dict[tuple[str, str], list[_Rows]] = {}  # by model and pool, not settled yet
         # What sinks are yet to be called with: chunks by request id, and news of bulk sinks.
-        self._chunks: dict[int, tuple[Request, TokenChunk]] = {}
+        self._chunks: dict[int, list[tuple[Request, TokenChunk]]] = {}
         self._news: list[tuple[BulkSink, BulkNews]] = []
 
     def take_in(self, replica: Replica, model: Model, outputs: StepOutputs) -> None:
-        """The rows of one step."""
-        table = self._table
-        rows, slots, num_tokens, all_differ = table.book(outputs.request_ids, outputs.token_ids, outputs.finish)
+        """Book the tokens of one step. What begins or ends with them is left to `settle`."""
+        rows, slots, num_tokens, _ = self._table.book(outputs.request_ids, outputs.token_ids, outputs.finish)
         replica.book_step(outputs.step, num_tokens)
         model.num_output_tokens += num_tokens
-        if len(rows) == 0:
-            return
-        now_s = self._clock()
-        row_finish = outputs.finish[rows]
-        has_token = outputs.token_ids[rows] >= 0
-        first = self._note_first_rows(replica, model, slots, has_token, all_differ, now_s)
-        done, finish = self._note_last_rows(replica, model, slots, row_finish, all_differ, now_s)
+        if len(rows):
+            pool = replica.pool
+            self._taken_in.setdefault((pool.model, pool.name), []).append(_Rows(replica, outputs, rows, slots))
+
+    def settle(self) -> None:
+        """Note the first and last tokens of all that was taken in, and free the slots of what ended."""
+        while self._taken_in:
+            _, parts = self._taken_in.popitem()
+            pool = parts[0].replica.pool
+            model = next(model for model in self._models if model.name == pool.model)
+            self._settle(pool, model, parts)
+
+    def _settle(self, pool: Pool, model: Model, parts: list[_Rows]) -> None:
+        table, now_s = self._table, self._clock()
+        slots = np.concatenate([part.slots for part in parts])
+        finish = np.concatenate([part.outputs.finish[part.rows] for part in parts])
+        has_token = np.concatenate([part.outputs.token_ids[part.rows] >= 0 for part in parts])
+        all_differ = table.all_differ(slots)
+        first = self._note_first_rows(pool, model, slots, has_token, all_differ, now_s)
+        done, finish = self._note_last_rows(pool, model, slots, finish, all_differ, now_s)
         if table.ordinary:
-            self._keep_chunks(replica, outputs, rows, slots, first)
+            self._keep_chunks(parts, first)
         self._keep_news(first, done, finish, now_s)
         if len(done):
-            replica.release(table, done)
+            release(self._loads, table, done)
             table.remove(done)
-        self._call_sinks()
 
     def fail(self, model: Model, slots: Indices, error: str) -> None:
         """End requests of one model, which differ, with an error."""
@@ -75,10 +105,10 @@ class Delivery:
         for slot in slots.tolist():
             if (request := self._table.ordinary.get(slot)) is not None:
                 rest = self._table.emitted(slot, request.num_delivered).tolist()
-                self._chunks[request.request_id] = request, request.chunk(rest, FinishReason.ERROR, error)
+                self._keep_chunk(request, request.chunk(rest, FinishReason.ERROR, error))
         self._keep_news(_NONE, slots, np.full(len(slots), FinishReason.ERROR, np.uint8), self._clock())
         self._forget(slots)
-        self._call_sinks()
+        self.call_sinks()
 
     def abort(self, request_ids: Sequence[int]) -> None:
         """End requests without a word to their sinks; their replicas hear of it with the next flush. Ids of
@@ -96,7 +126,7 @@ class Delivery:
 
     def _note_first_rows(
         self,
-        replica: Replica,
+        pool: Pool,
         model: Model,
         slots: Indices,
         has_token: NDArray[np.bool_],
@@ -107,19 +137,21 @@ class Delivery:
         table = self._table
         computed = slots[table.prompt_charge[slots] > 0]
         if len(computed):
-            replica.compute_prompts(table, computed if all_differ else _distinct(computed))
+            computed = computed if all_differ else _distinct(computed)
+            self._loads.compute_prompts(table.replica[computed], table.prompt_charge[computed])
+            table.prompt_charge[computed] = 0
         first = slots[has_token & np.isnan(table.first_token_s[slots])]
         if len(first):
             first = first if all_differ else _distinct(first)
             table.first_token_s[first] = now_s
-            replica.pool.ttft.observe(now_s - table.submitted_s[first])
-            num_prompt_tokens = int(table.prompt_lens[first].sum())
-            replica.num_prompt_tokens += num_prompt_tokens
-            model.num_prompt_tokens += num_prompt_tokens
+            pool.ttft.observe(now_s - table.submitted_s[first])
+            prompt_lens = table.prompt_lens[first]
+            model.num_prompt_tokens += int(prompt_lens.sum())
+            self._loads.count_prompts(table.replica[first], prompt_lens)
         return first
 
     def _note_last_rows(
-        self, replica: Replica, model: Model, slots: Indices, finish: U8, all_differ: bool, now_s: float
+        self, pool: Pool, model: Model, slots: Indices, finish: U8, all_differ: bool, now_s: float
     ) -> tuple[Indices, U8]:
         """Returns the requests that ended, and why."""
         table = self._table
@@ -128,8 +160,8 @@ class Delivery:
             return _NONE, _NO_FINISH
         done, finish = slots[last], finish[last]
         if not all_differ:
-            done, at = np.unique(done, return_index=True)
-            finish = finish[at]
+            at = np.sort(np.unique(done, return_index=True)[1])
+            done, finish = done[at], finish[at]
         answered = done
         if finish.max() >= FinishReason.ABORT:
             failed, aborted = finish == FinishReason.ERROR, finish == FinishReason.ABORT
@@ -140,39 +172,39 @@ class Delivery:
             model.num_finished += len(answered)
             num_tokens = table.num_emitted[answered]
             model.note_answers(answered)
-            replica.pool.e2e.observe(now_s - table.submitted_s[answered])
+            pool.e2e.observe(now_s - table.submitted_s[answered])
             several = (num_tokens > 1).nonzero()[0]
             after_first_s = now_s - table.first_token_s[answered[several]]
-            replica.pool.tpot.observe(after_first_s / (num_tokens[several] - 1))
+            pool.tpot.observe(after_first_s / (num_tokens[several] - 1))
         return done, finish
 
-    def _keep_chunks(
-        self, replica: Replica, outputs: StepOutputs, rows: Indices, slots: Indices, first: Indices
-    ) -> None:
+    def _keep_chunks(self, parts: list[_Rows], first: Indices) -> None:
         """For the sinks of ordinary requests: one chunk each, whatever its rows here."""
         table = self._table
-        mine = np.flatnonzero(table.sink[slots] == NO_BULK_SINK)
-        if len(mine) == 0:
-            return
-        rows, slots = rows[mine], slots[mine]
-        finishes: dict[int, int] = {}
-        tokens, row_finish = outputs.token_ids[rows].tolist(), outputs.finish[rows].tolist()
-        for row, slot, token, finish in zip(rows.tolist(), slots.tolist(), tokens, row_finish, strict=True):
-            request = table.ordinary[slot]
-            if request.num_top is not None and token >= 0:
-                request.keep_logprobs(outputs, row)
-            finishes[slot] = finishes.get(slot, 0) or finish
+        finishes: dict[int, tuple[int, str]] = {}
+        for part in parts:
+            mine = np.flatnonzero(table.sink[part.slots] == NO_BULK_SINK)
+            rows, slots, outputs = part.rows[mine], part.slots[mine], part.outputs
+            tokens, row_finish = outputs.token_ids[rows].tolist(), outputs.finish[rows].tolist()
+            for row, slot, token, finish in zip(rows.tolist(), slots.tolist(), tokens, row_finish, strict=True):
+                request = table.ordinary[slot]
+                if request.num_top is not None and token >= 0:
+                    request.keep_logprobs(outputs, row)
+                if slot not in finishes or finish:
+                    finishes[slot] = finish, part.replica.replica_id
         starts = set(first.tolist())
-        for slot, finish in finishes.items():
+        for slot, (finish, replica_id) in finishes.items():
             request = table.ordinary[slot]
             if not (finish or request.stream or slot in starts):
                 continue
             error = ""
             if finish == FinishReason.ERROR:
-                error = f"the engine of replica {replica.replica_id} could not answer this request"
+                error = f"the engine of replica {replica_id} could not answer this request"
             token_ids = table.emitted(slot, request.num_delivered).tolist()
-            chunk = request.chunk(token_ids, FinishReason(finish), error)
-            self._chunks[request.request_id] = request, chunk
+            self._keep_chunk(request, request.chunk(token_ids, FinishReason(finish), error))
+
+    def _keep_chunk(self, request: Request, chunk: TokenChunk) -> None:
+        self._chunks.setdefault(request.request_id, []).append((request, chunk))
 
     def _keep_news(self, first: Indices, done: Indices, finish: U8, now_s: float) -> None:
         """For the bulk sinks of these requests."""
@@ -191,18 +223,14 @@ class Delivery:
     def _forget(self, slots: Indices) -> None:
         """Take them out of their replicas or queues, and out of the table."""
         table = self._table
-        numbers = table.replica[slots]
-        for number in set(numbers.tolist()):
-            here = slots[numbers == number]
-            if number != NOWHERE:
-                self._connections.by_number(number).release(table, here)
-                continue
-            models = table.model[here]
-            for model in set(models.tolist()):
-                self._models[model].queue.left(int((models == model).sum()))
+        queued = table.replica[slots] == NOWHERE
+        release(self._loads, table, slots[~queued])
+        models = table.model[slots[queued]]
+        for model in set(models.tolist()):
+            self._models[model].queue.left(int((models == model).sum()))
         table.remove(slots)
 
-    def _call_sinks(self) -> None:
+    def call_sinks(self) -> None:
         """With all that was kept. A sink that aborts others takes their chunks away."""
         while self._news:
             sink, news = self._news.pop(0)
@@ -212,8 +240,10 @@ class Delivery:
                 logger.exception("a bulk sink failed; its requests are aborted")
                 self.abort(self._table.request_ids_of(sink))
         while self._chunks:
-            request_id = next(iter(self._chunks))
-            request, chunk = self._chunks.pop(request_id)
+            request_id, chunks = next(iter(self._chunks.items()))
+            request, chunk = chunks.pop(0)
+            if not chunks:
+                del self._chunks[request_id]
             try:
                 request.sink(chunk)
             except Exception:

@@ -19,6 +19,7 @@ class ReplicaLoads:
         num_in_flight: requests of this router that it holds or that are bound to it.
         num_others: requests of other routers that it holds, as last told.
         prompt_tokens, output_tokens: not yet seen computed, this router's; output tokens as expected.
+        num_prompt_tokens: of all requests whose first token came from it, since it was added.
         slowness: its factor on its pool's step times.
         delay_s: one way to it.
         send_at_s: when what is bound to it is to be sent; NEVER when there is nothing.
@@ -34,6 +35,7 @@ class ReplicaLoads:
         self.num_others: Indices = np.zeros(n, np.int64)
         self.prompt_tokens: F64 = np.zeros(n)
         self.output_tokens: F64 = np.zeros(n)
+        self.num_prompt_tokens: Indices = np.zeros(n, np.int64)
         self.slowness: F64 = np.ones(n)
         self.delay_s: F64 = np.zeros(n)
         self.send_at_s: F64 = np.full(n, NEVER)
@@ -52,6 +54,7 @@ class ReplicaLoads:
         number = int(self._numbers.take(1)[0])
         self.clear(number)
         self.limit[number] = limit
+        self.num_prompt_tokens[number] = 0
         self.slowness[number] = 1.0
         self.delay_s[number] = 0.0
         return number
@@ -97,13 +100,22 @@ class ReplicaLoads:
         np.add.at(self.prompt_tokens, numbers, prompt_tokens)
         np.add.at(self.output_tokens, numbers, output_tokens)
 
-    def release(self, number: int, num_requests: int, prompt_tokens: float, output_tokens: float) -> None:
-        """So many requests are no longer there; these tokens of theirs are no longer outstanding."""
+    def compute_prompts(self, numbers: NDArray[np.integer], prompt_tokens: Indices) -> None:
+        """Prompts with so many tokens are no longer outstanding at these replicas, one each."""
+        self.prompt_tokens -= self._sums(numbers, prompt_tokens)
+
+    def count_prompts(self, numbers: NDArray[np.integer], prompt_lens: NDArray[np.integer]) -> None:
+        """First tokens of requests with such prompts came from these replicas, one each."""
+        self.num_prompt_tokens += self._sums(numbers, prompt_lens).astype(np.int64)
+
+    def release(self, numbers: NDArray[np.integer], prompt_tokens: Indices, output_tokens: F64) -> None:
+        """Requests are no longer at these replicas, one each; these tokens of theirs are no longer outstanding."""
         self.has_news = True
-        left = int(self.num_in_flight[number]) - num_requests
-        self.num_in_flight[number] = left
-        if left:
-            self.prompt_tokens[number] -= prompt_tokens
-            self.output_tokens[number] -= output_tokens
-        else:
-            self.prompt_tokens[number] = self.output_tokens[number] = 0.0  # and with it what rounding left over
+        self.num_in_flight -= np.bincount(numbers, minlength=len(self.num_in_flight))
+        self.prompt_tokens -= self._sums(numbers, prompt_tokens)
+        self.output_tokens -= self._sums(numbers, output_tokens)
+        empty = self.num_in_flight == 0  # and with the last request goes what rounding left over
+        self.prompt_tokens[empty] = self.output_tokens[empty] = 0.0
+
+    def _sums(self, numbers: NDArray[np.integer], values: NDArray[np.integer] | F64) -> F64:
+        return np.bincount(numbers, values, len(self.num_in_flight)).astype(np.float64, copy=False)

@@ -229,7 +229,7 @@ class RequestTable:
     def book(self, wire_ids: U64, token_ids: I32, finish: U8) -> Booked:
         """Take one step's rows in."""
         slots, known = self.match(wire_ids)
-        if known.all() and self._all_differ(slots):
+        if known.all() and self.all_differ(slots):
             return self._book(None, slots, token_ids, finish)
         return self._book_in_parts(np.flatnonzero(known), slots, token_ids, finish)
 
@@ -258,7 +258,8 @@ class RequestTable:
         looked_at = np.sort(np.concatenate([rows, *(part.rows for part in parts)]))
         return Booked(looked_at, slots[looked_at], sum(part.num_tokens for part in parts), False)
 
-    def _all_differ(self, slots: Indices) -> bool:
+    def all_differ(self, slots: Indices) -> bool:
+        """Whether none comes twice."""
         if len(slots) > len(self._order):
             return False
         order = self._order[: len(slots)]

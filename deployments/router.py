@@ -15,6 +15,7 @@ import numpy as np
 from ..models.engine.protocol import I32, NO_LOGPROBS, U64, SamplingParams, SubmitBatch
 from ..models.errors import UnknownModelError
 from .addresses import ReplicaAddress, ServiceKeys
+from .clumping import Rate
 from .delivery import Delivery
 from .dispatch import Dispatcher
 from .index_pool import Indices
@@ -24,7 +25,7 @@ from .replica_loads import ReplicaLoads
 from .request_checks import checked_bulk, checked_prompt, checked_sampling
 from .request_table import RequestTable
 from .router_settings import RouterSettings
-from .router_state import Pool, Replica
+from .router_state import Pool, Replica, release
 from .router_stats import RouterSnapshot
 from .sinks import BulkSink, Request, Sink, TokenChunk
 from .speed import StepLine
@@ -35,6 +36,8 @@ __all__ = ["BulkSink", "Router", "RouterSettings", "Sink", "TokenChunk"]
 
 # A drain takes no more at once, so that an event loop gets its turn.
 MAX_MESSAGES_PER_DRAIN = 100
+# From here on messages are let gather.
+MANY_MESSAGES_PER_S = 200.0
 # What a replica may have sent before its connection ended.
 MAX_LAST_MESSAGES = 10_000
 
@@ -76,7 +79,11 @@ class Router:
         self._dispatcher = Dispatcher(
             self._table, self._model_list, self._loads, self._connections, settings, clock
         )
-        self._delivery = Delivery(self._table, self._model_list, self._connections, self._dispatcher, clock)
+        self._delivery = Delivery(
+            self._table, self._loads, self._model_list, self._connections, self._dispatcher, clock
+        )
+        self._message_rate = Rate()
+        self._received_s = clock()
         self._has_pending = False
         self._tick_due_s = clock()
 
@@ -216,14 +223,24 @@ class Router:
         """Seconds until messages that are held back are due; infinite when there are none."""
         return self._dispatcher.next_send_s() - self._clock()
 
+    def gather_s(self) -> float:
+        """Seconds for which messages should yet gather, see `RouterSettings.take_in_every_s`; 0 when they should be
+        handled as they come. Who waits for them otherwise than by `poll` is to ask before `drain_messages`."""
+        if self._message_rate.per_s <= MANY_MESSAGES_PER_S:
+            return 0.0
+        return max(0.0, self._received_s + self.settings.take_in_every_s - self._clock())
+
     def poll(self, timeout_s: float) -> int:
         """For users without an event loop: flush, wait at most `timeout_s`, handle messages, `tick` if due.
 
         Returns how many messages were handled.
         """
         self.flush()
+        due_s = min(self._tick_due_s, self._dispatcher.next_send_s())
+        if (gather_s := min(self.gather_s(), timeout_s, due_s - self._clock())) > 0.0:
+            time.sleep(gather_s)
+            timeout_s -= gather_s
         if not self.has_messages():
-            due_s = min(self._tick_due_s, self._dispatcher.next_send_s())
             self._connections.socket.wait(min(timeout_s, due_s - self._clock()))
         num_messages = self.drain_messages()
         if self._clock() >= self._tick_due_s:
@@ -316,18 +333,24 @@ class Router:
 
     def _receive_all(self, limit: int = MAX_MESSAGES_PER_DRAIN) -> int:
         num_messages = 0
+        ends: list[tuple[Replica, Output, float]] = []
+        self._received_s = self._clock()
         while num_messages < limit and (received := self._connections.receive()) is not None:
             num_messages += 1
             replica, message = received
             model = self._models[replica.address.model]
             if isinstance(message, Output):
-                replica.book_in_flight(self._clock())
+                now_s = self._clock()
+                replica.book_in_flight(now_s)
                 self._delivery.take_in(replica, model, message.outputs)
-                replica.note_step_end(
-                    message.outputs.step.step_s, message.num_in_flight, message.next_step_s, self._clock()
-                )
+                ends.append((replica, message, now_s))
             else:
                 self._take_back(replica, model, message)
+        self._delivery.settle()
+        for replica, message, now_s in ends:
+            replica.note_step_end(message.outputs.step.step_s, message.num_in_flight, message.next_step_s, now_s)
+        self._message_rate.count(num_messages, self._received_s)
+        self._delivery.call_sinks()
         return num_messages
 
     def _take_back(self, replica: Replica, model: Model, message: Refused) -> None:
@@ -336,11 +359,12 @@ class Router:
         slots = slots[valid]
         slots = slots[self._table.replica[slots] == replica.number]
         if len(slots):
-            replica.release(self._table, slots)
+            release(self._loads, self._table, slots)
             self._requeue(model, slots)
 
     def _continue_elsewhere(self, replica: Replica) -> None:
         """Queue again what a lost replica had. Sinks are called when all is in place, as they may abort."""
+        self._delivery.settle()  # what it had ended before is not to begin again
         model = self._models[replica.address.model]
         model.prefixes.forget(replica.number)
         slots, sent = replica.release_all(self._table)

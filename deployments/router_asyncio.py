@@ -17,6 +17,7 @@ class Attachment:
         loop.add_reader(router.fileno(), self._drain)
         self._timer = loop.call_soon(self._tick)
         self._held: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
 
     def detach(self) -> None:
         """Stop driving the router; it stays open. Ignored the second time."""
@@ -25,8 +26,9 @@ class Attachment:
             self._router.on_pending = None
             self._loop.remove_reader(self._router.fileno())
             self._timer.cancel()
-            if self._held is not None:
-                self._held.cancel()
+            for timer in (self._held, self._gathering):
+                if timer is not None:
+                    timer.cancel()
 
     def _flush_soon(self) -> None:
         """At the end of this turn of the loop, so that all of the turn's requests share one message."""
@@ -38,6 +40,17 @@ class Attachment:
             self._look_again()
 
     def _drain(self) -> None:
+        """Now, or once enough have gathered; what comes until then is handled with them."""
+        if not self._attached or self._gathering is not None:
+            return
+        if (gather_s := self._router.gather_s()) > 0.0:
+            self._gathering = self._loop.call_later(gather_s, self._drain_gathered)
+            return
+        self._router.drain_messages()
+        self._look_again()
+
+    def _drain_gathered(self) -> None:
+        self._gathering = None
         if self._attached:
             self._router.drain_messages()
             self._look_again()

@@ -18,6 +18,8 @@ class RouterSettings:
         max_submits_per_s: Submit messages per second, to all replicas together, above which requests wait for
             company.
         assign_every_s: above that rate, also the least time between two looks at the queue.
+        take_in_every_s: when replicas send hundreds of messages per second, the least time between two looks at
+            them: those that came together are cheaper than one by one.
         max_clump_s: the longest that they wait, and never past the step that is running at their replica; 0 sends
             always at once.
         finite_batch: what is queued is a batch that is there as a whole, and its end counts, not the first tokens:
@@ -39,6 +41,7 @@ class RouterSettings:
     max_submits_per_s: float = 20.0
     max_clump_s: float = 0.25
     assign_every_s: float = 0.01
+    take_in_every_s: float = 0.004
     finite_batch: bool = False
     prefix_affinity_s: float = 0.0
     dead_after_s: float = 30.0

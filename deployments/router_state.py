@@ -107,7 +107,6 @@ class Replica:
         self.status: ReplicaStatus | None = None
         self.status_s = 0.0
         self.num_output_tokens = 0
-        self.num_prompt_tokens = 0
         self.status_in_flight_s = 0.0
         self._in_flight_s, self._in_flight_until_s = 0.0, now_s
         self._round_trip = RoundTrip()
@@ -165,18 +164,6 @@ class Replica:
             return None
         num_seqs = self.address.max_num_seqs
         return num_seqs / (costs.step_s(0, num_seqs) * float(self.loads.slowness[self.number]))
-
-    def compute_prompts(self, table: RequestTable, slots: Indices) -> None:
-        """The first rows of these came: their prompts are no longer outstanding."""
-        self.loads.prompt_tokens[self.number] -= table.prompt_charge[slots].sum()
-        table.prompt_charge[slots] = 0
-
-    def release(self, table: RequestTable, slots: Indices) -> None:
-        """These are no longer here; what they did not need is no longer outstanding."""
-        emitted = table.num_emitted[slots] - table.num_emitted_before[slots]
-        table.replica[slots] = NOWHERE
-        prompt_tokens, output_tokens = table.prompt_charge[slots].sum(), (table.charge[slots] - emitted).sum()
-        self.loads.release(self.number, len(slots), float(prompt_tokens), float(output_tokens))
 
     def release_all(self, table: RequestTable) -> tuple[Indices, NDArray[np.bool_]]:
         """It is lost: nothing is here any more. Returns what was, oldest first, and which of these were sent."""
@@ -243,7 +230,15 @@ class Replica:
             status=self.status,
             status_age_s=now_s - self.status_s if self.status else 0.0,
             num_output_tokens=self.num_output_tokens,
-            num_prompt_tokens=self.num_prompt_tokens,
+            num_prompt_tokens=int(self.loads.num_prompt_tokens[self.number]),
             delay_s=float(self.loads.delay_s[self.number]),
             in_flight_s=self.status_in_flight_s,
         )
+
+
+def release(loads: ReplicaLoads, table: RequestTable, slots: Indices) -> None:
+    """These, which differ, are no longer at the replicas that they are bound to, and what they did not need is no
+    longer outstanding there."""
+    emitted = table.num_emitted[slots] - table.num_emitted_before[slots]
+    loads.release(table.replica[slots], table.prompt_charge[slots], table.charge[slots] - emitted)
+    table.replica[slots] = NOWHERE

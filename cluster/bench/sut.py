@@ -98,6 +98,9 @@ class Sut:
                 if self._waiter.poll(wait_s * 1e3):
                     self._silence_bell()
                 self.waited_s += self._clock() - now_s
+        if (gather_s := router.gather_s()) > 0.0:
+            time.sleep(gather_s)
+            self.waited_s += gather_s
         router.drain_messages()
         if self._clock() >= self._tick_due_s:
             router.tick()

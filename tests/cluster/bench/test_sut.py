@@ -38,6 +38,9 @@ class FakeRouter:
 
     def flush(self): ...
     def tick(self): ...
+    def gather_s(self):
+        return 0.0
+
     def drain_messages(self): ...
     def has_messages(self):
         return True
