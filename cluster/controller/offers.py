@@ -71,7 +71,8 @@ def _step_times(baseline: Baseline) -> tuple[StepTime, ...]:
     full = told.batch
     batches = dict.fromkeys(max(1.0, share * full) for share in BATCH_SHARES)
     per_token = (told.prefill_tokens / told.decode_tokens, told.kv_tokens / told.decode_tokens)
-    overhead_s = baseline.yardstick.overhead_step_s
+    between = baseline.yardstick.overhead_s
     return tuple(
-        StepTime(batch=b, step_s=curve.step_s(per_token[0] * b, b, per_token[1] * b) + overhead_s) for b in batches
+        StepTime(batch=b, step_s=curve.step_s(per_token[0] * b, b, per_token[1] * b) + between(1.0, b))
+        for b in batches
     )

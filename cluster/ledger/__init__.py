@@ -15,7 +15,7 @@ from .book import Books, Place
 from .columns import COLUMNS, UNEXPLAINED, Ledger, nothing_lost, total
 from .counters import ModelCounters, Presence, ReplicaCounters, Span, span_between
 from .curve import StepCurve, fit_curve
-from .yardstick import Saturation, Yardstick, saturation_of, yardstick_of
+from .yardstick import Saturation, Yardstick, overhead_token_s, saturation_of, yardstick_of
 
 __all__ = [
     "COLUMNS",
@@ -34,6 +34,7 @@ __all__ = [
     "books_of",
     "fit_curve",
     "nothing_lost",
+    "overhead_token_s",
     "saturation_of",
     "span_between",
     "spans",

@@ -116,7 +116,7 @@ def fit_curve(observed: Sequence[StepTotals]) -> StepCurve | None:
         observed: each of a second or so, under loads from one request to saturation.
     """
     rows = [totals for totals in observed if totals.num_steps > 0 and totals.step_s > 0.0]
-    if not _differ(rows):
+    if not tell_apart(rows):
         return None
     weights = np.array([_batch_weights(totals) for totals in rows])
     knots = _knots(weights)
@@ -134,9 +134,9 @@ def fit_curve(observed: Sequence[StepTotals]) -> StepCurve | None:
     )
 
 
-def _differ(observed: Sequence[StepTotals]) -> bool:
-    """In their batches."""
-    batches = [sum(totals.decode_tokens) / totals.num_steps for totals in observed]
+def tell_apart(observed: Sequence[StepTotals]) -> bool:
+    """Whether there are sums of small batches beside those of large ones."""
+    batches = [sum(totals.decode_tokens) / totals.num_steps for totals in observed if totals.num_steps]
     most = _SMALL_SHARE * max(batches, default=0.0)
     return sum(batch <= most for batch in batches) >= _LEAST_SMALL
 

@@ -70,8 +70,9 @@ def split(span: Span, yardstick: Yardstick) -> Parts:
             on_the_way=on_the_way,
         )
     said = curve.seconds(steps)
-    overhead_s = steps.num_steps * yardstick.overhead_step_s
-    decode_s = sum(steps.decode_tokens) * yardstick.decode_token_s
+    num_decode = sum(steps.decode_tokens)
+    overhead_s = yardstick.overhead_s(steps.num_steps, num_decode)
+    decode_s = num_decode * yardstick.decode_token_s
     prefill_s = steps.num_prefill_tokens * yardstick.prefill_token_s
     recomputed = steps.num_recomputed_tokens - yardstick.recomputed_per_token * span.output_tokens
     return Parts(
