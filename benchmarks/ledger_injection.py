@@ -14,6 +14,8 @@ Figures are percentage points of the sum of baselines. What is true of an inject
                              which causes it; of two, by Shapley's rule (the mean over both orders), but beside
                              too little demand nothing else is lost unless requests wait
 
+Of the real engine, all that is lost against turns without the injection, see `ledger_injection_native.py`.
+
     max_error_points         of the injections' own columns
     max_wrong_column_points  of all other named columns
     max_unexplained_points   of what is left
@@ -37,6 +39,7 @@ from ledger_injection_verdicts import (
     GOALS,
     INJECTIONS,
     NATIVE_GOALS,
+    NATIVE_INJECTIONS,
     TAKES_REST,
     Case,
     Names,
@@ -46,7 +49,7 @@ from ledger_injection_verdicts import (
     summary,
     verdict_of,
 )
-from nfold.cluster.ledger import COLUMNS, UNEXPLAINED, account
+from nfold.cluster.ledger import COLUMNS, UNEXPLAINED, account, total
 
 WORDS = {
     "slow_5": "one replica of eight 5 % slower",
@@ -111,20 +114,19 @@ def run_live(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Verd
 def run_native(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Verdict]:
     import ledger_injection_native as native
 
-    name, yardstick, runs = native.run_native(tell)
-    clean = runs[0].num_tokens / runs[0].window_s
     verdicts: list[Verdict] = []
-    for run in runs:
-        ledger = account(run.samples, {name: yardstick})
-        assert ledger is not None, "replicas stood all the time"
-        all_tokens = 2 * yardstick.tokens_per_s * run.window_s
-        known = {column: 100.0 * lost / all_tokens for column, lost in native.known_losses(yardstick, run).items()}
-        lost = 100.0 * (clean * run.window_s - run.num_tokens) / all_tokens
+    for run in native.run_native(args.turns, tell):
+        accounts = [account(samples, {run.yardstick_name: run.yardstick}) for samples in run.turns]
+        ledger = total(each for each in accounts if each is not None)
+        assert ledger is not None, "the replicas stood all the time"
+        all_tokens = run.num_replicas * run.yardstick.tokens_per_s * run.window_s
+        known = {column: 100.0 * lost / all_tokens for column, lost in native.known_losses(run).items()}
+        lost = 100.0 * (run.clean_tokens_per_s * run.window_s - run.num_tokens) / all_tokens
         true = dict.fromkeys(COLUMNS, 0.0) | known
-        if "small_kv" in run.injections:
-            true["underfilled"] = lost - sum(known.values())
+        for name in run.injections:
+            true[NATIVE_INJECTIONS[name][-1]] += lost - sum(known.values())
         columns = {column: 100.0 * ledger.share(column) for column in (*COLUMNS, UNEXPLAINED)}
-        verdicts.append(verdict_of(run.injections, 2, true, columns))
+        verdicts.append(verdict_of(run.injections, run.num_replicas, true, columns))
         tell(line_of(verdicts[-1]))
     return verdicts
 
@@ -191,7 +193,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--singles", action="store_true", help="no pairs")
     parser.add_argument("--quick", action="store_true", help="8 accelerators, no pairs")
     parser.add_argument("--engine", choices=("simulated", "native"), default="simulated")
-    parser.add_argument("--live", action="store_true", help="real time, the first of --accelerators; eight minutes")
+    parser.add_argument("--turns", type=int, default=4, help="of the real engine, with and without each injection")
+    parser.add_argument("--live", action="store_true", help="real time, the first of --accelerators; six minutes")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument(
         "--port", type=int, default=8770, help="of the live service's API; the metrics' is the next"

@@ -1,24 +1,38 @@
-"""Known losses on the real engine, on this machine's cores: two replicas of the embedded model, in processes of
-their own, behind the real data path and this process's router.
+"""Known losses on the real engine, on this machine's cores: replicas of the embedded model, in processes of their
+own, behind the real data path and this process's router.
 
-    held back    one of them is stopped (SIGSTOP) for half a second every two and a half
-    small_kv     one of them has a small KV cache
+    held_back      one replica of two is stopped (SIGSTOP) for 20 ms of every 100
+    small_kv       one replica of two has a small KV cache
+    paused_rank    the second rank of a replica with two is stopped for half a second of every two and a half
+
+The machine's speed drifts, so loads with and without take turns, and an injection's yardstick is what its own turns
+without it told. What the clients lose by it is the truth: all of that is the injection's, as all else is the same
+in both kinds of turns. `nothing` has turns without any.
 """
 
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 from nfold.cluster.arrivals import ClosedLoop
-from nfold.cluster.ledger import ModelCounters, Yardstick, fit_curve, spans, yardstick_of
+from nfold.cluster.ledger import (
+    ModelCounters,
+    StepCurve,
+    Yardstick,
+    fit_curve,
+    overhead_token_s,
+    spans,
+    yardstick_of,
+)
 from nfold.cluster.load import LoadSettings, run_load
 from nfold.cluster.load_result import LoadResult
 from nfold.cluster.measure import measuring_router, saturating_concurrency
@@ -32,52 +46,107 @@ WORKLOAD = "random-32-64"
 NUM_SLOTS = 32
 # Holds some ten of the workload's requests, of a cache that holds all.
 SMALL_KV_BYTES = 2 << 20
-STOPPED_S, EVERY_S = 0.5, 2.5
-LOADS, LOAD_S, WINDOW_S, WARM_S = (1, 4, 16), 3.0, 20.0, 3.0
+LOADS, LOAD_S, TURN_S, WARM_S = (1, 4, 16), 3.0, 6.0, 2.0
+TP_TIMEOUT_S = 60.0
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Stops:
+    """A process is stopped for so long, so often."""
+
+    stopped_s: float
+    every_s: float
+
+
+HELD_BACK, PAUSED = Stops(0.02, 0.1), Stops(0.5, 2.5)
+
+
+@dataclass(frozen=True, slots=True)
 class NativeRun:
-    """What came of one load.
+    """What came of all turns with one injection, and of those without it.
 
     Attributes:
-        stopped_s: that one replica stood still in the window.
+        num_replicas: that were loaded.
+        turns: looks at each turn with it.
+        window_s: of all of these together.
+        clean_tokens_per_s: of the turns without it, by the client.
     """
 
     injections: tuple[str, ...]
-    samples: tuple[ModelCounters, ...]
+    yardstick_name: str
+    yardstick: Yardstick
+    num_replicas: int
+    turns: tuple[tuple[ModelCounters, ...], ...]
     num_tokens: int
     window_s: float
-    stopped_s: float = 0.0
+    clean_tokens_per_s: float
 
 
-def run_native(tell: Tell) -> tuple[str, Yardstick, list[NativeRun]]:
-    """The yardstick's name, the yardstick, and the runs, of which the first is without injections."""
+def run_native(num_turns: int, tell: Tell) -> list[NativeRun]:
+    """So many turns with and without each injection; the first is without any. Some four minutes for three."""
     cores = sorted(os.sched_getaffinity(0))[:2]
-    with _replica(0, cores[0], None) as (one, pid), _replica(1, cores[-1], None) as (other, _):
-        tell("step times and saturation of two replicas")
+    runs: list[NativeRun] = []
+    with (
+        _replica(0, cores[:1], None) as (one, pids),
+        _replica(1, cores[1:], None) as (other, _),
+        _replica(2, cores[:1], SMALL_KV_BYTES) as (small, _),
+    ):
+        tell("step times of two replicas")
         few = [_load([one, other], load, LOAD_S) for load in LOADS]
-        clean = _load([one, other], None, WINDOW_S)
-        curve = fit_curve([span.steps for result in (*few, clean) for span in spans(result.samples)])
-        assert curve is not None, "there were steps"
-        in_flight = np.mean([sample.num_in_flight - sample.num_queued for sample in clean.samples]) / 2
-        yardstick = yardstick_of(spans(clean.samples), float(in_flight), curve)
-        again = _load([one, other], None, WINDOW_S)
-        tell("one of them stopped now and then")
-        with _stopping(pid) as stops:
-            held = _load([one, other], None, WINDOW_S)
-        stopped_s = _within(stops, held.samples[0].time_s, held.samples[-1].time_s)
-    with _replica(2, cores[0], SMALL_KV_BYTES) as (small, _), _replica(3, cores[-1], None) as (whole, _):
+        tell("turns without any injection")
+        runs.append(_take_turns((), [one, other], [one, other], few, num_turns))
+        tell("one of them held back")
+        runs.append(_take_turns(("held_back",), [one, other], [one, other], few, num_turns, pids[0], HELD_BACK))
         tell("one of them with a small KV cache")
-        short = _load([small, whole], None, WINDOW_S)
-    runs = [_run((), again), _run(("slow_20",), held, stopped_s), _run(("small_kv",), short)]
-    return yardstick_name("CPU", 1), yardstick, runs
+        runs.append(_take_turns(("small_kv",), [one, other], [small, other], few, num_turns))
+    with _replica(3, cores, None) as (wide, pids):
+        tell("step times of a replica with two ranks")
+        few = [_load([wide], load, LOAD_S) for load in LOADS]
+        tell("its second rank paused now and then")
+        runs.append(_take_turns(("paused_rank",), [wide], [wide], few, num_turns, pids[1], PAUSED))
+    return runs
 
 
-def _run(injections: tuple[str, ...], result: LoadResult, stopped_s: float = 0.0) -> NativeRun:
-    return NativeRun(injections, result.samples, result.num_output_tokens, result.window_s, stopped_s)
+def _take_turns(
+    injections: tuple[str, ...],
+    clean: Sequence[ReplicaAddress],
+    injected: Sequence[ReplicaAddress],
+    few: Sequence[LoadResult],
+    num_turns: int,
+    pid: int = 0,
+    stops: Stops | None = None,
+) -> NativeRun:
+    without: list[LoadResult] = []
+    turns: list[LoadResult] = []
+    for _ in range(num_turns):
+        without.append(_load(clean, None, TURN_S))
+        with _stopping(pid, stops) if stops else nullcontext():
+            turns.append(_load(injected, None, TURN_S))
+    told = [span for result in (*few, *without) for span in spans(result.samples)]
+    curve = fit_curve([span.steps for span in told])
+    assert curve is not None, "there were steps of all sizes"
+    return NativeRun(
+        injections=injections,
+        yardstick_name=yardstick_name("CPU", clean[0].tp),
+        yardstick=_yardstick(without, curve, overhead_token_s(told), len(clean)),
+        num_replicas=len(clean),
+        turns=tuple(result.samples for result in turns),
+        num_tokens=sum(result.num_output_tokens for result in turns),
+        window_s=sum(result.window_s for result in turns),
+        clean_tokens_per_s=sum(result.num_output_tokens for result in without)
+        / sum(result.window_s for result in without),
+    )
+
+
+def _yardstick(
+    results: Sequence[LoadResult], curve: StepCurve, overhead_token_s: float, num_replicas: int
+) -> Yardstick:
+    samples = [sample for result in results for sample in result.samples]
+    in_flight = np.mean([sample.num_in_flight - sample.num_queued for sample in samples]) / num_replicas
+    told = [span for result in results for span in spans(result.samples)]
+    return yardstick_of(told, float(in_flight), curve, overhead_token_s)
 
 
 def _load(replicas: Sequence[ReplicaAddress], load: int | None, seconds: float) -> LoadResult:
@@ -91,68 +160,85 @@ def _load(replicas: Sequence[ReplicaAddress], load: int | None, seconds: float) 
 
 
 @contextmanager
-def _stopping(pid: int) -> Generator[list[tuple[float, float]]]:
-    """Stops the process now and then; yields when, as it goes."""
-    stops: list[tuple[float, float]] = []
+def _stopping(pid: int, stops: Stops) -> Generator[None]:
+    """Stops the process now and then."""
     ended = threading.Event()
 
     def stop_now_and_then() -> None:
-        while not ended.wait(EVERY_S - STOPPED_S):
-            begin_s = time.monotonic()
+        while not ended.wait(stops.every_s - stops.stopped_s):
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(STOPPED_S)
+            time.sleep(stops.stopped_s)
             os.kill(pid, signal.SIGCONT)
-            stops.append((begin_s, time.monotonic()))
 
     thread = threading.Thread(target=stop_now_and_then)
     thread.start()
     try:
-        yield stops
+        yield
     finally:
         ended.set()
         thread.join()
 
 
-def _within(stops: Sequence[tuple[float, float]], begin_s: float, end_s: float) -> float:
-    return sum(max(0.0, min(stop, end_s) - max(start, begin_s)) for start, stop in stops)
-
-
 @contextmanager
-def _replica(index: int, core: int, kv_cache_bytes: int | None) -> Generator[tuple[ReplicaAddress, int]]:
-    """One replica in a process of its own, on one core."""
+def _replica(
+    index: int, cores: Sequence[int], kv_cache_bytes: int | None
+) -> Generator[tuple[ReplicaAddress, list[int]]]:
+    """One replica with a rank on each core, each in a process of its own; its address, and the ranks' pids."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, index, core, kv_cache_bytes), daemon=True)
-    process.start()
-    there.close()
-    try:
-        address: ReplicaAddress = here.recv()
-        assert process.pid is not None, "it was started"
-        yield address, process.pid
-    finally:
-        here.close()
-        process.join(20.0)
-        if process.is_alive():
-            process.kill()
+    with tempfile.TemporaryDirectory() as directory:
+        method = f"file://{directory}/meeting"
+        processes = [
+            context.Process(
+                target=_serve,
+                args=(there if rank == 0 else None, index, rank, list(cores), method, kv_cache_bytes),
+                daemon=True,
+            )
+            for rank in range(len(cores))
+        ]
+        for process in processes:
+            process.start()
+        there.close()
+        try:
+            address: ReplicaAddress = here.recv()
+            yield address, [process.pid or 0 for process in processes]
+        finally:
+            here.close()
+            for process in processes:
+                process.join(20.0)
+                if process.is_alive():
+                    process.kill()
 
 
-def _serve(parent: Connection, index: int, core: int, kv_cache_bytes: int | None) -> None:
-    """In the replica's process, until the parent closes its end."""
+def _serve(
+    parent: Connection | None, index: int, rank: int, cores: list[int], method: str, kv_cache_bytes: int | None
+) -> None:
+    """In a rank's process, until the parent closes its end."""
     import torch
     from nfold.deployments.engine_service import EngineService
     from nfold.models.engine.native import NativeEngine
     from nfold.models.engine.settings import EngineSettings
+    from nfold.models.engine.tp_loop import follow
     from nfold.models.parallel import TpGroup
 
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, {cores[rank]})
     torch.set_num_threads(1)
     directory: Path = ServedModelConfig(name=MODEL).directory
     settings = EngineSettings(
         model_dir=directory, max_num_seqs=NUM_SLOTS, kv_cache_bytes=kv_cache_bytes, prefix_cache=False
     )
-    engine = NativeEngine.load(settings, TpGroup.single(), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    engine = NativeEngine.load(settings, TpGroup.connect(rank, len(cores), method, cpu, TP_TIMEOUT_S), cpu)
+    if parent is None:
+        follow(engine)
+        return
     identity = ReplicaIdentity(
-        replica_id=f"replica-{index}", model=MODEL, pool="sums", accelerator="CPU", node_id=f"core-{core}"
+        replica_id=f"replica-{index}",
+        model=MODEL,
+        pool="sums",
+        accelerator="CPU",
+        node_id=f"core-{cores[0]}",
+        tp=len(cores),
     )
     service = EngineService(engine, identity, None)
     parent.send(service.address)
@@ -166,11 +252,11 @@ def _serve(parent: Connection, index: int, core: int, kv_cache_bytes: int | None
     engine.close()
 
 
-def known_losses(yardstick: Yardstick, run: NativeRun) -> dict[str, float]:
-    """Tokens lost for reasons whose size the injections themselves say."""
-    price_s = yardstick.prefill_token_s
-    lost = {"slow step": yardstick.tokens_per_s * run.stopped_s, "recompute": 0.0}
-    for old, new in zip(run.samples[0].replicas, run.samples[-1].replicas, strict=True):
-        again = new.steps.num_recomputed_tokens - old.steps.num_recomputed_tokens
-        lost["recompute"] += yardstick.tokens_per_s * again * price_s
+def known_losses(run: NativeRun) -> dict[str, float]:
+    """Tokens lost for reasons whose size follows from what the engines did."""
+    lost = {"recompute": 0.0}
+    for samples in run.turns:
+        for old, new in zip(samples[0].replicas, samples[-1].replicas, strict=True):
+            again = new.steps.num_recomputed_tokens - old.steps.num_recomputed_tokens
+            lost["recompute"] += run.yardstick.tokens_per_s * again * run.yardstick.prefill_token_s
     return lost

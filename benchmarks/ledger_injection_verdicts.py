@@ -17,6 +17,12 @@ INJECTIONS: dict[str, tuple[str, ...]] = {
     "no_demand": ("no demand",),
     "start_up": ("starting",),
 }
+# Those of the real engine.
+NATIVE_INJECTIONS: dict[str, tuple[str, ...]] = {
+    "held_back": ("slow step",),
+    "small_kv": INJECTIONS["small_kv"],
+    "paused_rank": ("slow step",),
+}
 # What its remainder may be: more than seconds in a state.
 TAKES_REST = ("half_slots", "dead_node", "delay", "small_kv", "no_demand")
 GOALS = {"max_error_points": 1.0, "max_wrong_column_points": 0.5, "max_unexplained_points": 1.0}
@@ -94,7 +100,8 @@ def _rest_by_cause(case: Case, rests: Mapping[Names, float]) -> dict[str, float]
 
 
 def verdict_of(injections: Names, num: int, true: Mapping[str, float], found: Mapping[str, float]) -> Verdict:
-    own = {column for name in injections for column in INJECTIONS[name]}
+    known = INJECTIONS | NATIVE_INJECTIONS
+    own = {column for name in injections for column in known[name]}
     errors = {name: abs(found[name] - true[name]) for name in COLUMNS}
     return Verdict(
         injections=injections,
