@@ -55,6 +55,9 @@ class EngineConfig(Section):
         engine: `native` computes; `simulated` takes the time that published results say, with their settings.
         simulated: of a simulated engine.
         dtype: `auto` takes the checkpoint's.
+        quantization: of the linear layers: `auto` takes the checkpoint's, `fp8` and `mxfp4` round others' weights
+            while they are loaded.
+        kv_cache_dtype: `fp8` halves the KV cache; `auto` takes `fp8` where the checkpoint has scales for it.
         max_model_len: most tokens of prompt + answer; None takes the model's.
         max_num_seqs: most requests in one step.
         max_num_batched_tokens: the token budget of one step.
@@ -66,6 +69,8 @@ class EngineConfig(Section):
     engine: Literal["native", "simulated"] = "native"
     simulated: SimulatedConfig | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    quantization: Literal["auto", "none", "fp8", "mxfp4"] = "auto"
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     max_model_len: PositiveInt | None = None
     max_num_seqs: PositiveInt = 256
     max_num_batched_tokens: PositiveInt = 2048

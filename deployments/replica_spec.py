@@ -29,6 +29,8 @@ class ReplicaSpec:
         return EngineSettings(
             model_dir=self.model.directory,
             dtype=wanted.dtype,
+            quantization=wanted.quantization,
+            kv_cache_dtype=wanted.kv_cache_dtype,
             max_model_len=wanted.max_model_len,
             max_num_seqs=wanted.max_num_seqs,
             max_num_batched_tokens=wanted.max_num_batched_tokens,

@@ -1,12 +1,14 @@
 """Every op of floor 0: tensors in, tensors out. Callers import this file only.
 
-Each op has one file per implementation, of the op's name; here is the choice among them.
+Each op has one file per implementation, of the op's name; here is the choice among them: Triton for tensors on a
+GPU (CUDA and HIP), C++ or torch on CPU.
 
 Legend: T tokens, D hidden size, H query heads, K key heads, d head size, I intermediate size,
 X = H + 2 K,
 N blocks of the cache, b tokens per block, S sequences, R rows to sample, V vocabulary, O outputs.
 """
 
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -21,7 +23,8 @@ from .reference import sample_tokens as _sample_tokens
 from .reference import silu_and_mul as _silu_and_mul
 from .reference.linear import OneDnnLinear
 
-AttentionPlan = _paged_attention.AttentionPlan | AttentionInputs
+AttentionPlan = object
+"""What `prepare_attention` makes of a step's layout, for the implementation that reads it and nobody else."""
 
 
 class PackedWeight(Protocol):
@@ -56,8 +59,19 @@ def _compiled(x: torch.Tensor) -> _avx512.Functions | None:
     return _avx512.functions(x.dtype) if x.device.type == "cpu" else None
 
 
+def _triton(x: torch.Tensor) -> ModuleType | None:
+    """`kernels/triton/ops.py` where x is on a GPU."""
+    if x.device.type == "cpu":
+        return None
+    from .triton import ops  # CPU builds of torch come without Triton
+
+    return ops
+
+
 def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
     """x / sqrt(mean(x²) + eps) * weight, computed in float32, in the type of x."""
+    if gpu := _triton(x_TD):
+        return gpu.rms_norm(x_TD, weight_D, eps)
     if do := _compiled(x_TD):
         return _avx512.rms_norm(do, x_TD, None, weight_D, eps)
     return _rms_norm.rms_norm(x_TD, weight_D, eps)
@@ -67,6 +81,8 @@ def add_rms_norm(
     x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rms_norm(x + residual), x + residual). `residual_TD` is overwritten."""
+    if gpu := _triton(x_TD):
+        return gpu.add_rms_norm(x_TD, residual_TD, weight_D, eps)
     if do := _compiled(x_TD):
         return _avx512.rms_norm(do, x_TD, residual_TD, weight_D, eps), residual_TD
     return _rms_norm.add_rms_norm(x_TD, residual_TD, weight_D, eps)
@@ -79,6 +95,8 @@ def rotary_and_write_kv(
     k_cache_NbKd: torch.Tensor,
     v_cache_NbKd: torch.Tensor,
     slot_mapping_T: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> torch.Tensor:
     """Queries and keys turned by their tokens' positions; keys and values into one layer's cache.
 
@@ -89,36 +107,55 @@ def rotary_and_write_kv(
 
         out[i]       = x[i]       cos[i]       + x[i + d/2] sin[i]          cos = ( cos a, cos a)
         out[i + d/2] = x[i + d/2] cos[i + d/2] + x[i]       sin[i + d/2]    sin = (-sin a, sin a)
+
+    An FP8 cache gets keys and values divided by their scale; another cache is of the heads' type, without scales.
     """
     cache = (k_cache_NbKd, v_cache_NbKd, slot_mapping_T)
-    if do := _compiled(qkv_TXd):
+    if gpu := _triton(qkv_TXd):
+        return gpu.rotary_and_write_kv(qkv_TXd, cos_Td, sin_Td, *cache, k_scale, v_scale)
+    if (do := _compiled(qkv_TXd)) and k_cache_NbKd.dtype == qkv_TXd.dtype:
         return _avx512.rotary_and_write_kv(do, qkv_TXd, cos_Td, sin_Td, *cache)
-    return _rotary_and_write_kv.rotary_and_write_kv(qkv_TXd, cos_Td, sin_Td, *cache)
+    return _rotary_and_write_kv.rotary_and_write_kv(qkv_TXd, cos_Td, sin_Td, *cache, k_scale, v_scale)
 
 
 def prepare_attention(inputs: AttentionInputs, k_cache_NbKd: torch.Tensor) -> AttentionPlan:
     """What `paged_attention` needs on every layer of one step. Any layer's cache will do: they are all alike."""
+    if gpu := _triton(k_cache_NbKd):
+        return gpu.prepare_attention(inputs)
     if _compiled(k_cache_NbKd):
         return inputs
     return _paged_attention.prepare_attention(inputs, k_cache_NbKd)
 
 
 def paged_attention(
-    q_THd: torch.Tensor, k_cache_NbKd: torch.Tensor, v_cache_NbKd: torch.Tensor, plan: AttentionPlan, scale: float
+    q_THd: torch.Tensor,
+    k_cache_NbKd: torch.Tensor,
+    v_cache_NbKd: torch.Tensor,
+    plan: AttentionPlan,
+    scale: float,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> torch.Tensor:
     """Causal attention of a step's queries over their sequences' cached keys and values; returns o_THd.
 
-    Query head h reads key head h // (H / K). The step's own keys and values are in the cache already.
+    Query head h reads key head h // (H / K). The step's own keys and values are in the cache already. `k_scale` and
+    `v_scale` are what an FP8 cache was written with.
     """
     if isinstance(plan, AttentionInputs):
         do = _compiled(q_THd)
         assert do is not None, "the plan is of another device"
         return _avx512.paged_attention(do, q_THd, k_cache_NbKd, v_cache_NbKd, plan, scale)
-    return _paged_attention.paged_attention(q_THd, k_cache_NbKd, v_cache_NbKd, plan, scale)
+    if isinstance(plan, _paged_attention.AttentionPlan):
+        return _paged_attention.paged_attention(q_THd, k_cache_NbKd, v_cache_NbKd, plan, scale, k_scale, v_scale)
+    gpu = _triton(q_THd)
+    assert gpu is not None, "the plan is of another device"
+    return gpu.paged_attention(q_THd, k_cache_NbKd, v_cache_NbKd, plan, scale, k_scale, v_scale)
 
 
 def silu_and_mul(x_T2I: torch.Tensor) -> torch.Tensor:
     """silu(left half) * right half, [T, I]."""
+    if gpu := _triton(x_T2I):
+        return gpu.silu_and_mul(x_T2I)
     if do := _compiled(x_T2I):
         return _avx512.silu_and_mul(do, x_T2I)
     return _silu_and_mul.silu_and_mul(x_T2I)
@@ -126,6 +163,8 @@ def silu_and_mul(x_T2I: torch.Tensor) -> torch.Tensor:
 
 def argmax(logits_RV: torch.Tensor) -> torch.Tensor:
     """int64 [R]: the lowest id of the highest logit (float32, no NaN) of each row."""
+    if gpu := _triton(logits_RV):
+        return gpu.argmax(logits_RV)
     ids_R = _avx512.argmax(logits_RV) if logits_RV.device.type == "cpu" else None
     return logits_RV.argmax(-1) if ids_R is None else ids_R
 
@@ -144,4 +183,6 @@ def sample_tokens(
     temperature, then top-k (0: off), then top-p (1: off), with noise that is a function of (seed, position,
     token id) alone: `seed_R` int64 (64 bits count), `position_R` int64, the absolute position of the new token.
     """
+    if gpu := _triton(logits_RV):
+        return gpu.sample_tokens(logits_RV, temperature_R, top_k_R, top_p_R, seed_R, position_R)
     return _sample_tokens.sample_tokens(logits_RV, temperature_R, top_k_R, top_p_R, seed_R, position_R)

@@ -10,6 +10,7 @@ import torch
 from ..kernels.attention_inputs import AttentionInputs, LastTokens
 from .config import ModelConfig
 from .kv_cache import KvCache
+from .quantization.formats import Quantization
 
 
 class CausalLM(Protocol):
@@ -20,6 +21,7 @@ class CausalLM(Protocol):
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    quantization: Quantization
     device: torch.device
 
     def forward(

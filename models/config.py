@@ -1,14 +1,13 @@
 """What `config.json` says of a model, in the published form and in the form that transformers 5 writes."""
 
-import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from .errors import CheckpointError
+from .json_fields import JsonFields
+from .quantization.checkpoint import stored_quantization
+from .quantization.formats import Quantization
 
-T = TypeVar("T")
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
@@ -38,7 +37,7 @@ class ModelConfig:
     """A decoder-only model as its checkpoint describes it; sizes are of the whole model, not of a rank.
 
     `dtype` is the checkpoint's. `eos_token_ids` come from generation_config.json, else from config.json, and
-    may be empty.
+    may be empty. `quantization` says how the weights are stored when not in `dtype`.
     """
 
     architecture: str
@@ -57,19 +56,15 @@ class ModelConfig:
     mlp_bias: bool
     dtype: DtypeName
     eos_token_ids: tuple[int, ...]
+    quantization: Quantization | None = None
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> "ModelConfig":
         """Reads config.json and, if there, generation_config.json. CheckpointError names file and field."""
-        fields = _Fields.read(Path(directory) / "config.json")
+        fields = JsonFields.read(Path(directory) / "config.json")
         architectures = fields.get("architectures", list)
         if not architectures or not isinstance(architectures[0], str):
             raise fields.error("architectures", architectures, "expected a list with the name of the model's class")
-        if fields.has("quantization_config"):
-            method = fields.part("quantization_config").values.get("quant_method")
-            raise fields.error(
-                "quantization_config.quant_method", method, "quantised checkpoints are not supported"
-            )
         hidden_act = fields.get("hidden_act", str, "silu")
         if hidden_act != "silu":
             raise fields.error("hidden_act", hidden_act, "only 'silu' is supported")
@@ -97,67 +92,11 @@ class ModelConfig:
             mlp_bias=fields.get("mlp_bias", bool, False),
             dtype=_dtype(fields),
             eos_token_ids=_eos_token_ids(Path(directory), fields),
+            quantization=stored_quantization(fields),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """One JSON object with the place it came from, for errors that name file and field."""
-
-    path: Path
-    values: dict[str, Any]
-    prefix: str = ""
-
-    @classmethod
-    def read(cls, path: Path) -> "_Fields":
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path}: expected a JSON object, got {type(values).__name__}")
-        return cls(path, values)
-
-    def error(self, field: str, value: object, expected: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {self.prefix}{field}: got {value!r}; {expected}")
-
-    def has(self, field: str) -> bool:
-        return self.values.get(field) is not None
-
-    def get(self, field: str, kind: type[T], default: T | None = None) -> T:
-        value = self.values.get(field)
-        if value is None:
-            if default is None:
-                raise self._missing(field)
-            return default
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise self.error(field, value, f"expected {kind.__name__}")
-        return value
-
-    def positive(self, field: str, default: int | None = None) -> int:
-        value = self.get(field, int, default)
-        if value < 1:
-            raise self.error(field, value, "expected a whole number of at least 1")
-        return value
-
-    def number(self, field: str, default: float | None = None) -> float:
-        value = self.get(field, float | int, default)  # pyright: ignore[reportArgumentType]
-        if value <= 0:
-            raise self.error(field, value, "expected a number over 0")
-        return float(value)
-
-    def part(self, field: str) -> "_Fields":
-        return _Fields(self.path, self.get(field, dict), f"{self.prefix}{field}.")
-
-    def _missing(self, field: str) -> CheckpointError:
-        close = difflib.get_close_matches(field, self.values, n=1)
-        hint = f" (there is {self.prefix}{close[0]}: misspelt?)" if close else ""
-        return CheckpointError(f"{self.path}: {self.prefix}{field}: missing{hint}")
-
-
-def _rope(fields: _Fields) -> RopeConfig:
+def _rope(fields: JsonFields) -> RopeConfig:
     if fields.has("rope_parameters"):
         part = fields.part("rope_parameters")
         theta = part.number("rope_theta", fields.number("rope_theta", 10000.0))
@@ -184,7 +123,7 @@ def _rope(fields: _Fields) -> RopeConfig:
     raise part.error(kind_field, kind, "supported are 'default', 'linear' and 'llama3'")
 
 
-def _dtype(fields: _Fields) -> DtypeName:
+def _dtype(fields: JsonFields) -> DtypeName:
     field = "dtype" if fields.has("dtype") else "torch_dtype"
     name = fields.get(field, str, "float32")
     if name not in ("float32", "bfloat16", "float16"):
@@ -192,9 +131,9 @@ def _dtype(fields: _Fields) -> DtypeName:
     return name
 
 
-def _eos_token_ids(directory: Path, config: _Fields) -> tuple[int, ...]:
+def _eos_token_ids(directory: Path, config: JsonFields) -> tuple[int, ...]:
     path = directory / "generation_config.json"
-    sources = [_Fields.read(path), config] if path.exists() else [config]
+    sources = [JsonFields.read(path), config] if path.exists() else [config]
     for fields in sources:
         value = fields.values.get("eos_token_id")
         if value is None:

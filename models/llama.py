@@ -18,23 +18,33 @@ from .layers.norm import RmsNorm
 from .layers.rotary import RotaryTable
 from .layers.vocabulary import VocabEmbedding, VocabHead
 from .parallel import TpGroup
+from .quantization.formats import UNQUANTIZED, Quantization
 from .weights.slots import Slot
 
 
 class LlamaForCausalLM:
     """See `CausalLM`."""
 
-    def __init__(self, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tp: TpGroup,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization = UNQUANTIZED,
+    ) -> None:
         self.config = config
         self.num_layers = config.num_layers
         self.num_kv_heads = HeadSplit.of(config, tp).num_kv_heads
         self.head_dim = config.head_dim
         self.dtype = dtype
+        self.quantization = quantization
         self.device = device
         vocab, hidden = config.vocab_size, config.hidden_size
         self._embedding = VocabEmbedding("model.embed_tokens", vocab, hidden, tp, dtype=dtype, device=device)
         self._layers = [
-            LlamaLayer(f"model.layers.{index}", config, tp, dtype=dtype, device=device)
+            LlamaLayer(f"model.layers.{index}", config, tp, dtype=dtype, device=device, quantization=quantization)
             for index in range(config.num_layers)
         ]
         self._norm = RmsNorm("model.norm", hidden, config.rms_norm_eps, dtype=dtype, device=device)
@@ -88,13 +98,22 @@ class LlamaLayer:
     """Attention and MLP, each added to the residual."""
 
     def __init__(
-        self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+        self,
+        name: str,
+        config: ModelConfig,
+        tp: TpGroup,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization,
     ) -> None:
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self._input_norm = RmsNorm(f"{name}.input_layernorm", hidden, eps, dtype=dtype, device=device)
-        self._attention = Attention(f"{name}.self_attn", config, tp, dtype=dtype, device=device)
+        self._attention = Attention(
+            f"{name}.self_attn", config, tp, dtype=dtype, device=device, quantization=quantization
+        )
         self._mlp_norm = RmsNorm(f"{name}.post_attention_layernorm", hidden, eps, dtype=dtype, device=device)
-        self._mlp = LlamaMlp(f"{name}.mlp", config, tp, dtype=dtype, device=device)
+        self._mlp = LlamaMlp(f"{name}.mlp", config, tp, dtype=dtype, device=device, quantization=quantization)
 
     def __call__(
         self,
@@ -128,7 +147,14 @@ class LlamaMlp:
     """down(silu(gate(x)) * up(x)), the intermediate dimension split over the ranks."""
 
     def __init__(
-        self, name: str, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+        self,
+        name: str,
+        config: ModelConfig,
+        tp: TpGroup,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization,
     ) -> None:
         total = config.intermediate_size
         if total % tp.size:
@@ -140,9 +166,17 @@ class LlamaMlp:
             bias=config.mlp_bias,
             dtype=dtype,
             device=device,
+            quantization=quantization,
         )
         self._down = RowLinear(
-            f"{name}.down_proj", total, config.hidden_size, tp, bias=config.mlp_bias, dtype=dtype, device=device
+            f"{name}.down_proj",
+            total,
+            config.hidden_size,
+            tp,
+            bias=config.mlp_bias,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
         )
 
     def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ from .config import ModelConfig
 from .errors import CheckpointError
 from .llama import LlamaForCausalLM
 from .parallel import TpGroup
+from .quantization.choice import QuantizationName, choose_quantization
+from .quantization.formats import Quantization
 from .weights.safetensors_loader import load_weights
 from .weights.slots import Slot
 
@@ -29,7 +31,13 @@ class LoadableModel(CausalLM, Protocol):
 
 class ModelClass(Protocol):
     def __call__(
-        self, config: ModelConfig, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        tp: TpGroup,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization,
     ) -> LoadableModel: ...
 
 
@@ -38,10 +46,18 @@ MODELS: dict[str, ModelClass] = {
 }
 
 
-def load_model(directory: str | Path, *, tp: TpGroup, device: torch.device, dtype: torch.dtype | None) -> CausalLM:
-    """This rank's share of the model in `directory`; dtype None takes the checkpoint's.
+def load_model(
+    directory: str | Path,
+    *,
+    tp: TpGroup,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    quantization: QuantizationName = "auto",
+) -> CausalLM:
+    """This rank's share of the model in `directory`; dtype None and quantization `auto` take the checkpoint's.
 
-    Raises CheckpointError (file and tensor or field named) and ConfigError (`tp` does not divide the model).
+    Raises CheckpointError (file and tensor or field named) and ConfigError (`tp` does not divide the model, or the
+    checkpoint is quantised in another way already).
     """
     config = ModelConfig.from_directory(directory)
     model_class = MODELS.get(config.architecture)
@@ -50,7 +66,13 @@ def load_model(directory: str | Path, *, tp: TpGroup, device: torch.device, dtyp
             f"{Path(directory) / 'config.json'}: architectures: got {config.architecture!r};"
             f" supported are {', '.join(sorted(MODELS))}"
         )
-    model = model_class(config, tp, dtype=dtype or getattr(torch, config.dtype), device=device)
+    model = model_class(
+        config,
+        tp,
+        dtype=dtype or getattr(torch, config.dtype),
+        device=device,
+        quantization=choose_quantization(quantization, config.quantization),
+    )
     load_weights(directory, model.slots())
     model.pack()
     return model

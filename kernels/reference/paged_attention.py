@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention_inputs import AttentionInputs
+from . import fp8
 
 _GROUP_BYTES_CPU = 2 << 20
 _GROUP_BYTES_GPU = 512 << 20
@@ -34,7 +35,8 @@ class _Group:
     num_queries: int
     num_context: int
     blocks: torch.Tensor  # [S * blocks per sequence]
-    mask_S1QC: torch.Tensor | None  # 0 where a query may look, -inf elsewhere; None: all, or plain causal
+    # 0 where a query may look, -inf elsewhere, or true and false with an FP8 cache; None: all, or plain causal
+    mask_S1QC: torch.Tensor | None
     is_causal: bool
 
 
@@ -117,18 +119,31 @@ def _group(
     mask_S1QC = None
     if S > 1 or Q not in (1, C):
         hidden_SQC = torch.arange(C, device=device) > torch.from_numpy(last_seen_SQ).to(device)[..., None]
-        mask_S1QC = torch.zeros(S, 1, Q, C, dtype=dtype, device=device)
-        mask_S1QC.masked_fill_(hidden_SQC[:, None], float("-inf"))
+        if dtype.itemsize == 1:
+            mask_S1QC = ~hidden_SQC[:, None]
+        else:
+            mask_S1QC = torch.zeros(S, 1, Q, C, dtype=dtype, device=device)
+            mask_S1QC.masked_fill_(hidden_SQC[:, None], float("-inf"))
     is_causal = mask_S1QC is None and Q > 1
     return _Group(start, start + S * Q, S, Q, C, table.reshape(-1), mask_S1QC, is_causal)
 
 
 def paged_attention(
-    q_THd: torch.Tensor, k_cache_NbKd: torch.Tensor, v_cache_NbKd: torch.Tensor, plan: AttentionPlan, scale: float
+    q_THd: torch.Tensor,
+    k_cache_NbKd: torch.Tensor,
+    v_cache_NbKd: torch.Tensor,
+    plan: AttentionPlan,
+    scale: float,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> torch.Tensor:
+    if k_cache_NbKd.dtype.itemsize == 1:
+        scale *= k_scale
     q_PHd = q_THd if plan.token_of_row_P is None else q_THd.index_select(0, plan.token_of_row_P)
     parts = [_attend(q_PHd[g.start : g.stop], k_cache_NbKd, v_cache_NbKd, g, scale) for g in plan.groups]
     o_PHd = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if v_cache_NbKd.dtype.itemsize == 1 and v_scale != 1.0:
+        o_PHd = o_PHd * v_scale
     return o_PHd if plan.row_of_token_T is None else o_PHd.index_select(0, plan.row_of_token_T)
 
 
@@ -139,8 +154,8 @@ def _attend(
     S, Q, C = group.num_sequences, group.num_queries, group.num_context
     H, d = q_RHd.shape[1:]
     K = k_cache_NbKd.shape[2]
-    k_SKCd = k_cache_NbKd.index_select(0, group.blocks).view(S, -1, K, d)[:, :C].transpose(1, 2)
-    v_SKCd = v_cache_NbKd.index_select(0, group.blocks).view(S, -1, K, d)[:, :C].transpose(1, 2)
+    k_SKCd = _gather(k_cache_NbKd, group, q_RHd.dtype).view(S, -1, K, d)[:, :C].transpose(1, 2)
+    v_SKCd = _gather(v_cache_NbKd, group, q_RHd.dtype).view(S, -1, K, d)[:, :C].transpose(1, 2)
     if Q == 1:
         # The query heads of a key head stand in for query tokens: one small product instead of H / K.
         q_SKGd = q_RHd.view(S, K, H // K, d)
@@ -156,3 +171,8 @@ def _attend(
         enable_gqa=True,
     )
     return o_SHQd.transpose(1, 2).reshape(S * Q, H, d)
+
+
+def _gather(cache_NbKd: torch.Tensor, group: _Group, dtype: torch.dtype) -> torch.Tensor:
+    blocks = cache_NbKd.index_select(0, group.blocks)
+    return blocks if blocks.dtype == dtype else fp8.decode(blocks, dtype)

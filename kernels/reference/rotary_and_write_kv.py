@@ -13,9 +13,11 @@ def rotary_and_write_kv(
     k_cache_NbKd: torch.Tensor,
     v_cache_NbKd: torch.Tensor,
     slot_mapping_T: torch.Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> torch.Tensor:
     K = k_cache_NbKd.shape[2]
     H = qkv_TXd.shape[1] - 2 * K
     qk_TXd = rotary(qkv_TXd[:, : H + K], cos_Td, sin_Td)
-    write_kv(qk_TXd[:, H:], qkv_TXd[:, H + K :], k_cache_NbKd, v_cache_NbKd, slot_mapping_T)
+    write_kv(qk_TXd[:, H:], qkv_TXd[:, H + K :], k_cache_NbKd, v_cache_NbKd, slot_mapping_T, k_scale, v_scale)
     return qk_TXd[:, :H]

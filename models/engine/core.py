@@ -40,7 +40,7 @@ class EngineCore:
             model.num_layers,
             model.num_kv_heads,
             model.head_dim,
-            model.dtype,
+            getattr(torch, settings.kv_cache_dtype),
             model.device,
         )
         self._scheduler = Scheduler(settings)

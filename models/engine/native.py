@@ -4,6 +4,8 @@ import time
 
 import torch
 
+from ...kernels.quantized import fp8_dtype
+from ..causal_lm import CausalLM
 from ..errors import EngineError
 from ..kv_cache import KvCache
 from ..parallel import TpGroup
@@ -44,9 +46,12 @@ class NativeEngine:
         Raises ConfigError, CheckpointError, and EngineError when another rank is gone.
         """
         dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        model = load_model(settings.model_dir, tp=tp, device=device, dtype=dtype)
+        model = load_model(
+            settings.model_dir, tp=tp, device=device, dtype=dtype, quantization=settings.quantization
+        )
+        kv_dtype = _kv_dtype(settings, model)
         kv_bytes_per_token = KvCache.bytes_per_block(
-            1, model.num_layers, model.num_kv_heads, model.head_dim, model.dtype
+            1, model.num_layers, model.num_kv_heads, model.head_dim, kv_dtype
         )
         resolved = settings.resolve(
             model_max_len=model.config.max_position_embeddings,
@@ -54,6 +59,8 @@ class NativeEngine:
             free_bytes=_least_free_bytes(tp, device),
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(device),
+            quantization=model.quantization.name,
+            kv_cache_dtype=str(kv_dtype).removeprefix("torch."),
         )
         core = EngineCore(model, resolved, reports_logprobs=tp.rank == 0)
         return cls(core, resolved, tp, heartbeat_s)
@@ -117,6 +124,12 @@ class NativeEngine:
     def _announce_step(self) -> Message:
         commands, self._unsent = self._unsent, []
         return Message(MessageKind.STEP, self.core.num_steps, self.core.checksum.value, commands)
+
+
+def _kv_dtype(settings: EngineSettings, model: CausalLM) -> torch.dtype:
+    if settings.kv_cache_dtype == "fp8" or model.quantization.has_kv_scales:
+        return fp8_dtype(model.device)
+    return model.dtype
 
 
 def _least_free_bytes(tp: TpGroup, device: torch.device) -> int | None:

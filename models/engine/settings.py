@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError
+from ..quantization.choice import KvCacheDtypeName, QuantizationName
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ class EngineSettings:
     Attributes:
         model_dir: a Hugging Face directory.
         dtype: `auto` takes the checkpoint's.
+        quantization: of the linear layers; `auto` takes the checkpoint's, `fp8` and `mxfp4` round others' weights.
+        kv_cache_dtype: `fp8` halves the cache; `auto` takes it where the checkpoint has its scales, else `dtype`.
         max_model_len: most tokens of prompt + answer; None takes the model's, less where the KV cache holds less.
         max_num_seqs: most requests in one step.
         max_num_batched_tokens: the token budget of one step.
@@ -30,6 +33,8 @@ class EngineSettings:
 
     model_dir: Path
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    quantization: QuantizationName = "auto"
+    kv_cache_dtype: KvCacheDtypeName = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
@@ -38,7 +43,15 @@ class EngineSettings:
     prefix_cache: bool = True
 
     def resolve(
-        self, *, model_max_len: int, kv_bytes_per_token: int, free_bytes: int | None, dtype: str, device: str
+        self,
+        *,
+        model_max_len: int,
+        kv_bytes_per_token: int,
+        free_bytes: int | None,
+        dtype: str,
+        device: str,
+        quantization: str = "none",
+        kv_cache_dtype: str | None = None,
     ) -> "ResolvedSettings":
         """Make every choice, once; logs the automatic ones.
 
@@ -46,8 +59,10 @@ class EngineSettings:
             model_max_len: longest sequence that the model was made for, tokens.
             kv_bytes_per_token: keys and values of one token on one rank, all layers.
             free_bytes: free memory of the rank with the least; None on CPU.
-            dtype: of the loaded weights.
+            dtype: of what is not quantised.
             device: what the model runs on, for provenance.
+            quantization: of the loaded weights.
+            kv_cache_dtype: as torch names it; None: `dtype`.
 
         Raises:
             ConfigError: a count is below 1, or max_model_len exceeds the model or the KV cache.
@@ -64,6 +79,8 @@ class EngineSettings:
         resolved = ResolvedSettings(
             model_dir=self.model_dir,
             dtype=dtype,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype or dtype,
             max_model_len=max_model_len,
             max_num_seqs=min(self.max_num_seqs, self.max_num_batched_tokens),
             max_num_batched_tokens=self.max_num_batched_tokens,
@@ -114,6 +131,8 @@ class ResolvedSettings:
 
     model_dir: Path
     dtype: str
+    quantization: str
+    kv_cache_dtype: str
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int

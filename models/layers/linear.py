@@ -10,19 +10,37 @@ import torch
 import torch.nn.functional as F
 
 from ...kernels import ops
+from ..errors import CheckpointError
 from ..parallel import TpGroup
+from ..quantization.formats import UNQUANTIZED, Quantization, WeightFormat
 from ..weights.slots import Slot
+from .quantized import QuantizedWeight, Share, quantized_weight
 
 
 class Linear:
-    """x @ weight.T + bias on this rank."""
+    """x @ weight.T + bias on this rank. A quantised weight has no `weight_OI`."""
 
     def __init__(
-        self, num_inputs: int, num_outputs: int, *, bias: bool, dtype: torch.dtype, device: torch.device
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+        format: WeightFormat | None = None,
+        asked_by: str = "",
     ) -> None:
-        self.weight_OI = torch.zeros(num_outputs, num_inputs, dtype=dtype, device=device)
+        self.weight_OI = torch.empty(0)
         self.bias_O = torch.zeros(num_outputs, dtype=dtype, device=device) if bias else None
         self._packed: ops.PackedWeight | None = None
+        self._quantized: QuantizedWeight | None = None
+        if format is None:
+            self.weight_OI = torch.zeros(num_outputs, num_inputs, dtype=dtype, device=device)
+        else:
+            self._quantized = quantized_weight(
+                format, num_outputs, num_inputs, asked_by, dtype=dtype, device=device
+            )
 
     def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
         if self._packed is not None:
@@ -31,9 +49,20 @@ class Linear:
 
     def pack(self) -> None:
         """Called once, when the weights are loaded: turns them into the form that computes fastest."""
+        if self._quantized is not None:
+            self._packed, self._quantized = self._quantized.pack(), None
+            return
         self._packed = ops.pack_weight(self.weight_OI)
         if self._packed is not None:
             self.weight_OI = torch.empty(0)
+
+    def _weight_slots(self, share: Share) -> Iterator[Slot]:
+        if self._quantized is not None:
+            yield from self._quantized.slots(share)
+            return
+        is_split = share.inputs != slice(0, share.shape[1])
+        dim, start = (1, share.inputs.start) if is_split else (0, share.outputs.start)
+        yield Slot.copy(f"{share.name}.weight", share.shape, self.weight_OI[share.rows], dim, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +79,59 @@ class ColumnLinear(Linear):
     """Outputs split over the ranks; `parts` lie one after the other in the output."""
 
     def __init__(
-        self, num_inputs: int, parts: Sequence[Part], *, bias: bool, dtype: torch.dtype, device: torch.device
+        self,
+        num_inputs: int,
+        parts: Sequence[Part],
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization = UNQUANTIZED,
     ) -> None:
-        super().__init__(num_inputs, sum(p.stop - p.start for p in parts), bias=bias, dtype=dtype, device=device)
+        super().__init__(
+            num_inputs,
+            sum(p.stop - p.start for p in parts),
+            bias=bias,
+            dtype=dtype,
+            device=device,
+            format=_common_format(quantization, parts),
+            asked_by=quantization.origin,
+        )
+        self._num_inputs = num_inputs
         self._parts = parts
 
     def slots(self) -> Iterator[Slot]:
         row = 0
-        num_inputs = self.weight_OI.shape[1]
         for part in self._parts:
             rows = slice(row, row + part.stop - part.start)
             row = rows.stop
-            shape = (part.total, num_inputs)
-            yield Slot(f"{part.name}.weight", shape, self.weight_OI[rows], start=part.start)
+            shape = (part.total, self._num_inputs)
+            yield from self._weight_slots(
+                Share(part.name, shape, slice(part.start, part.stop), slice(0, self._num_inputs), rows)
+            )
             if self.bias_O is not None:
-                yield Slot(f"{part.name}.bias", shape[:1], self.bias_O[rows], start=part.start)
+                yield Slot.copy(f"{part.name}.bias", shape[:1], self.bias_O[rows], start=part.start)
+
+
+def _common_format(quantization: Quantization, parts: Sequence[Part]) -> WeightFormat | None:
+    """Of matrices that are merged into one."""
+    first, *others = parts
+    format = quantization.format_of(first.name)
+    for other in others:
+        if quantization.format_of(other.name) != format:
+            raise CheckpointError(
+                f"{quantization.origin}: {first.name} and {other.name} are one product, so either both are left out"
+                f" or both have the same format"
+            )
+    return format
 
 
 class RowLinear(Linear):
-    """Inputs split over the ranks; the outputs are summed over them."""
+    """Inputs split over the ranks; the outputs are summed over them.
+
+    With FP8 each rank rounds its own part of a token's inputs, with a scale of its own: TP n rounds no coarser than
+    TP 1, but not to the same numbers.
+    """
 
     def __init__(
         self,
@@ -80,19 +143,30 @@ class RowLinear(Linear):
         bias: bool,
         dtype: torch.dtype,
         device: torch.device,
+        quantization: Quantization = UNQUANTIZED,
     ) -> None:
         # The sum over ranks must hold the bias once.
-        super().__init__(num_inputs // tp.size, num_outputs, bias=bias and tp.rank == 0, dtype=dtype, device=device)
+        super().__init__(
+            num_inputs // tp.size,
+            num_outputs,
+            bias=bias and tp.rank == 0,
+            dtype=dtype,
+            device=device,
+            format=quantization.format_of(name),
+            asked_by=quantization.origin,
+        )
         self._name = name
-        self._total_inputs = num_inputs
+        self._shape = (num_outputs, num_inputs)
         self._tp = tp
 
     def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
         return self._tp.all_reduce(super().__call__(x_TI))
 
     def slots(self) -> Iterator[Slot]:
-        num_outputs, num_inputs = self.weight_OI.shape
-        start = self._tp.rank * num_inputs
-        yield Slot(f"{self._name}.weight", (num_outputs, self._total_inputs), self.weight_OI, dim=1, start=start)
+        num_outputs, num_inputs = self._shape
+        size = num_inputs // self._tp.size
+        start = self._tp.rank * size
+        outputs = slice(0, num_outputs)
+        yield from self._weight_slots(Share(self._name, self._shape, outputs, slice(start, start + size), outputs))
         if self.bias_O is not None:
-            yield Slot(f"{self._name}.bias", (num_outputs,), self.bias_O)
+            yield Slot.copy(f"{self._name}.bias", (num_outputs,), self.bias_O)

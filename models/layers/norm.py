@@ -24,4 +24,4 @@ class RmsNorm:
         return ops.add_rms_norm(x_TD, residual_TD, self.weight_D, self._eps)
 
     def slots(self) -> Iterator[Slot]:
-        yield Slot(f"{self._name}.weight", tuple(self.weight_D.shape), self.weight_D)
+        yield Slot.copy(f"{self._name}.weight", tuple(self.weight_D.shape), self.weight_D)

@@ -102,4 +102,4 @@ class VocabHead(Linear):
 
 def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor) -> Slot:
     shape = (split.vocab_size, weight_VD.shape[1])
-    return Slot(f"{name}.weight", shape, weight_VD[: split.stop - split.start], start=split.start)
+    return Slot.copy(f"{name}.weight", shape, weight_VD[: split.stop - split.start], start=split.start)

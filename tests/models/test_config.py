@@ -95,7 +95,10 @@ def test_generation_config_has_the_last_word_on_eos(tmp_path: Path) -> None:
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["rope_scaling.low_freq_factor: missing"]),
         ({"torch_dtype": "float8"}, ["torch_dtype: got 'float8'", "bfloat16"]),
         ({"architectures": []}, ["architectures: got []"]),
-        ({"quantization_config": {"quant_method": "fp8"}}, ["quantization_config.quant_method: got 'fp8'"]),
+        (
+            {"quantization_config": {"quant_method": "awq"}},
+            ["quantization_config.quant_method: got 'awq'", "quark"],
+        ),
         ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings: got 'yes'", "bool"]),
         ({"eos_token_id": "</s>"}, ["eos_token_id: got '</s>'"]),
         ({"num_attention_heads": True}, ["num_attention_heads: got True"]),

@@ -53,7 +53,7 @@ def test_missing_tensor(directory: Path) -> None:
     name = some_tensor(directory, FIRST)
     del tensors[name]
     save_file(tensors, directory / FIRST)
-    assert error_of(directory) == f"{directory / FIRST}: no tensor {name}"
+    assert error_of(directory) == f"{directory / FIRST}: no tensor {name}, which config.json asks for"
 
 
 def test_wrong_shape(directory: Path) -> None:

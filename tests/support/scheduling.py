@@ -30,6 +30,8 @@ def make_settings(
     return ResolvedSettings(
         model_dir=Path("toy"),
         dtype="float32",
+        quantization="none",
+        kv_cache_dtype="float32",
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,

@@ -1,0 +1,164 @@
+"""Products with quantised weights: here is the choice among implementations, as `kernels/ops.py` has it for others.
+
+|                        | FP8                                          | MXFP4                                   |
+|------------------------|----------------------------------------------|-----------------------------------------|
+| GPUs that multiply FP8 | `torch._scaled_mm`, a scale per row          | unpacked for each product               |
+| CPU with AVX-512       | numbers kept as bfloat16, which is exact     | unpacked once                           |
+| others                 | the reference                                | CPU: unpacked once; GPU: as above       |
+
+A CPU therefore saves no memory and no time: it is there to compute what accelerators compute.
+
+Legend: T tokens, I inputs, O outputs, G groups of 32 inputs.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from .avx512.linear import PanelLinear
+from .ops import PackedWeight, pack_weight
+from .reference import fp8, mxfp4
+
+_TILE = 16
+
+
+def fp8_dtype(device: torch.device) -> torch.dtype:
+    """The e4m3 type that this device computes with."""
+    return torch.float8_e4m3fnuz if _architecture(device).startswith("gfx942") else torch.float8_e4m3fn
+
+
+def pack_fp8(weight_OI: torch.Tensor, scale_O: torch.Tensor) -> PackedWeight:
+    """`weight_OI` e4m3 of OCP, `scale_O` float32. Neither is used afterwards."""
+    for packed in (ScaledProduct, PanelFp8):
+        if packed.takes(weight_OI):
+            return packed(weight_OI, scale_O)
+    return ReferenceFp8(weight_OI, scale_O)
+
+
+def pack_mxfp4(codes: torch.Tensor, scale_OG: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
+    """`codes` uint8 [O, I / 2]; inputs and outputs are in `dtype`."""
+    if codes.device.type == "cpu":
+        weight_OI = mxfp4.dequantize(codes, scale_OG, dtype)
+        return pack_weight(weight_OI) or PlainWeight(weight_OI)
+    return UnpackedMxfp4(codes, scale_OG)
+
+
+class _Product:
+    """What all products here have in common (see `ops.PackedWeight`)."""
+
+    reads_rows = False
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        raise NotImplementedError
+
+    def rows(self, ids_N: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("embeddings are not quantised")
+
+
+class ScaledProduct(_Product):
+    """FP8 on GPUs: inputs get a scale per token, and the product is one call of hipBLASLt or CUTLASS."""
+
+    def __init__(self, weight_OI: torch.Tensor, scale_O: torch.Tensor) -> None:
+        if fp8_dtype(weight_OI.device) == torch.float8_e4m3fnuz:
+            weight_OI, scale_O = fp8.to_fnuz(weight_OI, scale_O)
+        self._weight_IO = weight_OI.t()
+        self._scale_1O = scale_O[None, :]
+
+    @staticmethod
+    def takes(weight_OI: torch.Tensor) -> bool:
+        return not any(size % _TILE for size in weight_OI.shape) and _multiplies_fp8(weight_OI.device)
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        numbers_TI, scale_T1 = fp8.quantize_rows(x_TI, self._weight_IO.dtype)
+        y_TO = torch._scaled_mm(
+            numbers_TI,
+            self._weight_IO,
+            scale_a=scale_T1,
+            scale_b=self._scale_1O,
+            out_dtype=torch.bfloat16,  # the only one that scales per row give
+            use_fast_accum=torch.version.hip is None,
+        ).to(out_dtype or x_TI.dtype)
+        return y_TO if bias_O is None else y_TO.add_(bias_O)
+
+
+class PanelFp8(_Product):
+    """FP8 on CPU: the reference's numbers, added in float32 by the compiled product, in an order of its own."""
+
+    def __init__(self, weight_OI: torch.Tensor, scale_O: torch.Tensor) -> None:
+        self._dtype = weight_OI.dtype
+        self._product = PanelLinear(fp8.decode(weight_OI, torch.bfloat16))
+        self._scale_O = scale_O
+
+    @staticmethod
+    def takes(weight_OI: torch.Tensor) -> bool:
+        return PanelLinear.takes(torch.empty(0, weight_OI.shape[1], dtype=torch.bfloat16, device=weight_OI.device))
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        numbers_TI, scale_T1 = fp8.quantize_rows(x_TI, self._dtype)
+        y_TO = self._product(fp8.decode(numbers_TI, torch.bfloat16), None, torch.float32)
+        y_TO.mul_(scale_T1).mul_(self._scale_O)
+        return (y_TO if bias_O is None else y_TO.add_(bias_O)).to(out_dtype or x_TI.dtype)
+
+
+class ReferenceFp8(_Product):
+    """FP8 everywhere, slowly."""
+
+    def __init__(self, weight_OI: torch.Tensor, scale_O: torch.Tensor) -> None:
+        self._weight_OI, self._scale_O = weight_OI, scale_O
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        y_TO = fp8.fp8_linear(x_TI, self._weight_OI, self._scale_O, bias_O)
+        return y_TO if out_dtype is None else y_TO.to(out_dtype)
+
+
+class UnpackedMxfp4(_Product):
+    """MXFP4 weights at rest; each product unpacks its own to the type of x. Inputs are not quantised."""
+
+    def __init__(self, codes: torch.Tensor, scale_OG: torch.Tensor) -> None:
+        self._codes, self._scale_OG = codes, scale_OG
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        y_TO = F.linear(x_TI, mxfp4.dequantize(self._codes, self._scale_OG, x_TI.dtype), bias_O)
+        return y_TO if out_dtype is None else y_TO.to(out_dtype)
+
+
+class PlainWeight(_Product):
+    """A weight as it is."""
+
+    def __init__(self, weight_OI: torch.Tensor) -> None:
+        self._weight_OI = weight_OI
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        y_TO = F.linear(x_TI, self._weight_OI, bias_O)
+        return y_TO if out_dtype is None else y_TO.to(out_dtype)
+
+
+@cache
+def _multiplies_fp8(device: torch.device) -> bool:
+    """With scales per row: Hopper and newer, CDNA 3 and newer."""
+    if device.type != "cuda":
+        return False
+    if torch.version.hip is None:
+        return torch.cuda.get_device_capability(device) >= (9, 0)
+    return _architecture(device).startswith(("gfx942", "gfx950"))
+
+
+@cache
+def _architecture(device: torch.device) -> str:
+    """AMD's name; empty for others."""
+    if device.type != "cuda" or torch.version.hip is None:
+        return ""
+    return str(torch.cuda.get_device_properties(device).gcnArchName)
