@@ -16,6 +16,7 @@ import torch
 from .attention_inputs import AttentionInputs
 from .avx512 import ops as _avx512
 from .avx512.linear import PanelLinear
+from .reference import fp8 as _fp8
 from .reference import paged_attention as _paged_attention
 from .reference import rms_norm as _rms_norm
 from .reference import rotary_and_write_kv as _rotary_and_write_kv
@@ -86,6 +87,14 @@ def add_rms_norm(
     if do := _compiled(x_TD):
         return _avx512.rms_norm(do, x_TD, residual_TD, weight_D, eps), residual_TD
     return _rms_norm.add_rms_norm(x_TD, residual_TD, weight_D, eps)
+
+
+def quantize_rows(x_RI: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """(FP8 numbers [R, I] in `dtype`, scale float32 [R, 1]) whose product is x: each row's largest becomes the
+    type's largest."""
+    if gpu := _triton(x_RI):
+        return gpu.quantize_rows(x_RI, dtype)
+    return _fp8.quantize_rows(x_RI, dtype)
 
 
 def rotary_and_write_kv(

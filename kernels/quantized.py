@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .avx512.linear import PanelLinear
-from .ops import PackedWeight, pack_weight
+from .ops import PackedWeight, pack_weight, quantize_rows
 from .reference import fp8, mxfp4
 
 _TILE = 16
@@ -74,7 +74,7 @@ class ScaledProduct(_Product):
     def __call__(
         self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        numbers_TI, scale_T1 = fp8.quantize_rows(x_TI, self._weight_IO.dtype)
+        numbers_TI, scale_T1 = quantize_rows(x_TI, self._weight_IO.dtype)
         y_TO = torch._scaled_mm(
             numbers_TI,
             self._weight_IO,
@@ -101,7 +101,7 @@ class PanelFp8(_Product):
     def __call__(
         self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        numbers_TI, scale_T1 = fp8.quantize_rows(x_TI, self._dtype)
+        numbers_TI, scale_T1 = quantize_rows(x_TI, self._dtype)
         y_TO = self._product(fp8.decode(numbers_TI, torch.bfloat16), None, torch.float32)
         y_TO.mul_(scale_T1).mul_(self._scale_O)
         return (y_TO if bias_O is None else y_TO.add_(bias_O)).to(out_dtype or x_TI.dtype)
