@@ -16,9 +16,19 @@ def one_less(o: Outlook) -> dict[str, int]:
 
 
 def _fits(o: Outlook, nodes: Mapping[str, int]) -> bool:
+    """All that is asked for, and all requests that are there: clients that wait for answers ask for little."""
     measured = o.load.window.measured if o.load.window else 0.0
     needed = max(o.demand.peak, measured) / o.settings.keep_utilisation
-    return max(needed, o.demand.planned) <= o.capacity(nodes)
+    return max(needed, o.demand.planned) <= o.capacity(nodes) and _has_room(o, nodes)
+
+
+def _has_room(o: Outlook, nodes: Mapping[str, int]) -> bool:
+    """For all requests that are there, queued ones too, in batches as full as the baseline's; true without one."""
+    known = [(o.offers[kind], count) for kind, count in nodes.items() if kind in o.offers]
+    if any(offer.tokens_per_s is None for offer, _ in known):
+        return True
+    full = sum(count * offer.num_engines * offer.full_batch for offer, count in known)
+    return o.load.num_in_flight + o.load.num_queued <= full
 
 
 def enough_without(o: Outlook, nodes: Mapping[str, int]) -> bool:
@@ -65,6 +75,10 @@ def at_rest(o: Outlook) -> tuple[Cause, str]:
     if not o.settled:
         return Cause.STARTING, waiting(o)
     fewer = one_less(o)
-    if sum(fewer.values()) < o.total and sum(fewer.values()) >= o.settings.min_nodes and _fits(o, fewer):
+    is_less = o.settings.min_nodes <= sum(fewer.values()) < o.total
+    if is_less and _fits(o, fewer):
         return Cause.COOLING, f"{nodes_of(fewer)} would do; {_cooling(o)}"
-    return Cause.ENOUGH, f"{growth(o)}; {nodes_of(o.have)} bring {tokens(o.capacity(o.have))}"
+    text = f"{growth(o)}; {nodes_of(o.have)} bring {tokens(o.capacity(o.have))}"
+    if is_less and not _has_room(o, fewer):
+        text += f"; {o.load.num_in_flight + o.load.num_queued:,} requests are there, too many for {nodes_of(fewer)}"
+    return Cause.ENOUGH, text

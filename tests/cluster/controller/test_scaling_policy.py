@@ -217,6 +217,21 @@ def test_replicas_that_never_start_bring_no_further_nodes() -> None:
     assert run.changes()[-1][0] < 1500.0
 
 
+@pytest.mark.parametrize(("num_in_flight", "kept"), [(1500, 1), (2000, 2)])
+def test_nodes_stay_while_what_runs_there_would_not_fit_on_fewer(num_in_flight: int, kept: int) -> None:
+    """Clients that wait for answers ask for next to nothing; one node takes 8 times 200 requests."""
+    kind = Kind(step_times=(StepTime(batch=1.0, step_s=0.02), StepTime(batch=200.0, step_s=0.05)))
+    fleet, memory = FluidFleet([kind], steady(100.0)).start_with("mi355x", 2), Memory()
+    settings = ControllerSettings(models={MODEL: ScalingSettings()})
+    for _ in range(240):
+        snapshot = with_load(fleet.snapshot(), num_in_flight=num_in_flight)
+        decision, memory = decide(snapshot, settings, memory)
+        fleet.converge(decision.target)
+        fleet.advance(5.0)
+    assert decision.target.nodes == {"mi355x": kept}
+    assert ("too many for 1 mi355x" in decision.verdicts[0].reason) is (kept == 2)
+
+
 @pytest.mark.parametrize(
     ("prices", "chosen"),
     [
