@@ -7,6 +7,8 @@ import tempfile
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Read when triton is imported; what needs its compiler runs it in a process of its own.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ["NFOLD_HOME"] = tempfile.mkdtemp(prefix="nfold-test-home-")
 # Ray reads its token once per process, so all clusters of a test run share one.
 os.environ["RAY_AUTH_MODE"] = "token"
