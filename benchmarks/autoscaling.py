@@ -1,6 +1,6 @@
 """Ray's autoscaler adds and ends nodes of this machine under a load that steps up and down: no request may notice.
 
-    python benchmarks/autoscaling.py [--events 20 | --short | --kill]
+    python benchmarks/autoscaling.py [--events 20 | --short | --kill] [--keep benchmarks/results]
 
 A local cluster serves the default model and a simulated one. Clients hold streams of the OpenAI API open and check
 that each ends with all its tokens. Step by step the load of one model rises or falls, and its nodes with it: the
@@ -21,9 +21,11 @@ from typing import Any
 
 import psutil
 from autoscaling_drive import ClientProcess, Event, Stage, run_stage
+from kept_results import keep
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.controller.actuation import Actual
 from nfold.cluster.processes import session_processes
+from nfold.cluster.provenance import provenance
 from nfold.cluster.service import api_url, start_service, stop_service
 
 COMPUTING, SIMULATED = "cpu", "simulated-MI300X-4"
@@ -186,8 +188,12 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--steps", action="store_true", help="show what was seen at each tick")
     parser.add_argument("--tokens", type=int, default=200, help="of the longest answers")
+    parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument("--port", type=int, default=18700)
-    print(json.dumps(measure(parser.parse_args())))
+    args = parser.parse_args()
+    line = {"benchmark": "autoscaling", **measure(args), "provenance": provenance().model_dump()}
+    keep(f"autoscaling{'-kill' if args.kill else ''}", line, args.keep)
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

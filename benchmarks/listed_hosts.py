@@ -1,4 +1,5 @@
-"""Over real ssh: `ray up` of `ray_cluster.yaml`, then a listed host joins under load and leaves when idle.
+"""Over real ssh: `ray up` of `ray_cluster.yaml`, then the controller adds a listed host under load and removes it
+when idle.
 
     sudo -E python benchmarks/listed_hosts.py [--keep DIRECTORY]
 
@@ -23,7 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from autoscaling_decisions import ACCELERATOR, ENGINE, await_nodes, decisions, num_flaps
+from autoscaling_drive import ClientProcess
 from nfold.cluster.config import NfoldConfig
+from nfold.cluster.load import LoadSettings
 from nfold.cluster.service import api_url, start_service, stop_service
 from nfold.deployments.placement import simulated_resources
 from nfold.models.settings import Settings
@@ -33,8 +37,9 @@ ENVIRONMENT = Path(sys.prefix)
 NET = "10.77.0"
 HEAD, SILENT = f"{NET}.1", f"{NET}.9"
 NUM_HOSTS = 3
-TYPE, ACCELERATOR = "mi300x-4", "MI300X"
-STREAMS_PER_NODE = 8
+TYPE, MODEL = "h200-1", "big"
+# Of the requests that keep one node busy; and the tokens of the longest answers.
+MORE_THAN_ONE_NODE, ANSWER = 1.2, 100
 LAUNCHER = "100"
 
 
@@ -104,7 +109,7 @@ class Machines:
 def cluster_yaml(directory: Path) -> dict[str, Any]:
     """`ray_cluster.yaml` for these hosts."""
     config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
-    resources = {"CPU": 1.0, **simulated_resources(ACCELERATOR, 4, 1)}
+    resources = {"CPU": 1.0, **simulated_resources(ACCELERATOR, 1, 1)}
     head_type = config["head_node_type"]
     config["provider"] |= {"head_ip": HEAD, "hosts": {TYPE: [SILENT, f"{NET}.2", f"{NET}.3"]}}
     config["available_node_types"] = {
@@ -151,58 +156,79 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = round(time.monotonic() - begin, 1)
 
 
-def serve_on_head() -> dict[str, Any]:
-    """What is done on the head: serve, step the load up and down, look at the events."""
-    from autoscaling_drive import ClientProcess, Stage, run_stage
-
-    config = NfoldConfig.model_validate(
+def service_config() -> NfoldConfig:
+    scaling = {
+        "max_nodes": 2,
+        "idle_before_removal_s": 10,
+        "provision_s": 20,
+        "load_s": 10,
+        "backlog_within_s": 30,
+        "give_up_s": 120,
+    }
+    return NfoldConfig.model_validate(
         {
             "name": "hosts",
             "cluster": {"address": "auto"},
             "drain_timeout_s": 60,
             "models": [
                 {
-                    "name": "big",
+                    "name": MODEL,
                     "path": "simulated",
                     "pools": [{"accelerator": ACCELERATOR, "num_replicas": 1}],
-                    "engine": {"engine": "simulated", "simulated": {"scenario": "interactive"}},
+                    "engine": ENGINE,
+                    "max_queued_requests": 8192,
                 }
             ],
+            "controller": {"enabled": True, "tick_s": 1, "models": {MODEL: scaling}},
         }
     )
-    home = Settings.from_environment().home
+
+
+def serve_on_head() -> dict[str, Any]:
+    """What is done on the head: serve, step the load up and down, look at what the controller does."""
+    config, home = service_config(), Settings.from_environment().home
     state = start_service(config, home, lambda text: print(text, flush=True))
     try:
-        from nfold.cluster.controller.actuation import NodeState
-        from nfold.cluster.controller.actuator import RayActuator, find_node_types
+        from nfold.cluster.measuring import take_baseline
 
-        actuator = RayActuator(config, find_node_types(config))
-        pool = next(iter(config.pools))
-        counts = [("idle", 0), ("a listed host joins under load", 1), ("it leaves when idle", 0)]
-        events = []
-        with ClientProcess(api_url(config), 200) as clients:
-            for number, (name, hosts) in enumerate(counts, 1):
-                stage = Stage(name, {"big": STREAMS_PER_NODE * (1 + hosts)}, {TYPE: hosts}, {pool: 1 + hosts})
-                events.append(run_stage(actuator, clients, stage, number, hold_s=5.0))
-                print(events[-1], flush=True)
-                print("\n".join(f"    {step}" for step in events[-1].steps), flush=True)
-            ended = clients.end()
-        refused = [node for node in actuator.observe().nodes if node.state == NodeState.FAILED]
-        for node in refused:
-            print(f"{node.node_id}: {node.reason}", flush=True)
-        return {
-            "events": len(events) - 1,
-            "num_failed": ended["num_failed"],
-            "num_cut": ended["num_cut"],
-            "num_done": ended["num_done"],
-            "flaps": sum(event.flaps for event in events),
-            "joined_s": events[1].first_node_s,
-            "left_s": events[2].first_node_s,
-            "passed_over": sorted({node.node_id for node in refused}),
-            "simulated": True,
-        }
+        short = LoadSettings(warmup_s=2.0, window_s=5.0)
+        baseline = take_baseline(
+            config, home, MODEL, lambda text: None, repeats=1, settings=short, curve=False, roofline=False
+        )
+        told = f"{baseline.tokens_per_s:,.0f} tokens/s (simulated) with {baseline.concurrency} requests"
+        print(f"one node: {told}", flush=True)
+        with ClientProcess(api_url(config), ANSWER, "--whole") as clients:
+            figures = watch(config, clients, int(MORE_THAN_ONE_NODE * baseline.concurrency))
+        return figures | decisions(home, config.name)
     finally:
         stop_service(state, home, lambda text: None)
+
+
+def watch(config: NfoldConfig, clients: ClientProcess, streams: int) -> dict[str, Any]:
+    """The controller adds the host that answers, and gives it back."""
+    from nfold.cluster.controller.actuation import NodeState
+    from nfold.cluster.controller.actuator import RayActuator, find_node_types
+
+    actuator, begin = RayActuator(config, find_node_types(config)), time.monotonic()
+    moves: list[dict[str, Any]] = []
+    for wanted, hosts in ((streams, 1), (2, 0)):
+        clients.want({MODEL: wanted})
+        moves += await_nodes(actuator, TYPE, hosts, 1 + hosts, begin)
+    ended = clients.end()
+    refused = [node for node in actuator.observe().nodes if node.state == NodeState.FAILED]
+    for node in refused:
+        print(f"{node.node_id}: {node.reason}", flush=True)
+    return {
+        "events": len(moves),
+        "num_failed": ended["num_failed"],
+        "num_cut": ended["num_cut"],
+        "num_done": ended["num_done"],
+        "first_error": ended["first_error"],
+        "flaps": num_flaps(moves),
+        "list": moves,
+        "passed_over": sorted({node.node_id for node in refused}),
+        "simulated": True,
+    }
 
 
 def main() -> None:
@@ -218,7 +244,10 @@ def main() -> None:
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="nfold-hosts-") as temporary:
         figures = measure(args.keep or Path(temporary), seconds)
-    print(json.dumps(figures | {"seconds": seconds}))
+    from nfold.cluster.provenance import provenance
+
+    line = {"benchmark": "listed_hosts", **figures, "seconds": seconds, "provenance": provenance().model_dump()}
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

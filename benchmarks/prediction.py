@@ -5,7 +5,7 @@ decides to grow, predicts, and keeps the prediction; then the fleet is run on wi
 scores what it measured. Four fleets: flawless; with a slow accelerator, a node that lacks one, and messages that
 take time; with two generations; and with every second node a little slow. Some minutes.
 
-    python benchmarks/prediction.py [--accelerators 2] [--directory DIR]
+    python benchmarks/prediction.py [--accelerators 2] [--directory DIR] [--keep benchmarks/results]
 
 Everything here is simulated. Its last line is one line of JSON.
 """
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from kept_results import keep
 from nfold.cluster.controller.history import History, read
 from nfold.cluster.controller.loop import Controller
 from nfold.cluster.controller.records import Score
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--accelerators", type=int, default=2, help="per node")
     parser.add_argument("--fleets", nargs="*", choices=FLEETS, default=list(FLEETS))
     parser.add_argument("--directory", type=Path, help="where predictions and scores are kept")
+    parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     given = parser.parse_args()
     total_s = STAGE_S * len(STAGES)
     recording = generated(OPENORCA, round(total_s * STAGES[-1] * given.accelerators * 30), None, seed=0)
@@ -114,6 +116,7 @@ def main() -> None:
         "provenance": provenance().model_dump(mode="json"),
         "ok": calibration.efficiency_error <= GOAL_POINTS,
     }
+    keep("prediction", figures, given.keep)
     print(json.dumps(figures))
 
 
