@@ -10,6 +10,7 @@ import torch
 from nfold.models.errors import EngineError
 from nfold.models.kv_cache import KvCache
 from nfold.models.parallel import TpGroup
+from nfold.models.quantization.choice import QuantizationName
 from nfold.models.registry import load_model
 
 CPU = torch.device("cpu")
@@ -20,9 +21,9 @@ def connect(rank: int, size: int, meeting: str, timeout_s: float = 60.0) -> TpGr
     return TpGroup.connect(rank, size, f"file://{meeting}", CPU, timeout_s)
 
 
-def logits_of(directory: Path, tp: TpGroup) -> torch.Tensor:
+def logits_of(directory: Path, tp: TpGroup, quantization: QuantizationName = "auto") -> torch.Tensor:
     """Of a prompt, then of the token after it: a prefill and a decode."""
-    model = load_model(directory, tp=tp, device=CPU, dtype=None)
+    model = load_model(directory, tp=tp, device=CPU, dtype=None, quantization=quantization)
     paged = kv_layout.PagedSequences.scatter([40], 16)
     kv = KvCache(paged.num_blocks, 16, model.num_layers, model.num_kv_heads, model.head_dim, model.dtype, CPU)
     token_ids = torch.randint(0, 301, (40,), generator=torch.Generator().manual_seed(2))
