@@ -69,9 +69,7 @@ _TUNING = {
         decode=AttentionTile(
             16, 64, {"num_warps": 4, "num_stages": 1, "waves_per_eu": 2, "matrix_instr_nonkdim": 16}
         ),
-        prefill=AttentionTile(
-            128, 64, {"num_warps": 8, "num_stages": 1, "waves_per_eu": 2, "matrix_instr_nonkdim": 16}
-        ),
+        prefill=AttentionTile(128, 64, {"num_warps": 8, "num_stages": 1, "matrix_instr_nonkdim": 16}),
         programs_per_core=4,
         norm={"num_warps": 8},
         elementwise={"num_warps": 4},
@@ -87,9 +85,7 @@ _TUNING = {
         decode=AttentionTile(
             16, 64, {"num_warps": 4, "num_stages": 2, "waves_per_eu": 2, "matrix_instr_nonkdim": 16}
         ),
-        prefill=AttentionTile(
-            128, 64, {"num_warps": 8, "num_stages": 2, "waves_per_eu": 2, "matrix_instr_nonkdim": 16}
-        ),
+        prefill=AttentionTile(128, 64, {"num_warps": 8, "num_stages": 2, "matrix_instr_nonkdim": 16}),
         programs_per_core=4,
         norm={"num_warps": 8},
         elementwise={"num_warps": 4},

@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,7 +68,6 @@ def launch_all() -> list[tuple[str, object]]:
     run = JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **kwargs):
-        print(time.perf_counter(), self.fn.__name__, what, file=sys.stderr, flush=True)
         compiled.append(
             (f"{self.fn.__name__.lstrip('_')}: {what}", run(self, *args, grid=grid, warmup=True, **kwargs))
         )
@@ -114,7 +112,7 @@ def launch_all() -> list[tuple[str, object]]:
                 host_context_lens=(context,) * num_sequences,
                 block_size=b,
             )
-            plan = paged_attention.prepare_attention(inputs, cache, H)
+            plan = paged_attention.prepare_attention(inputs)
             q = torch.zeros(4, H + 2 * K, d, dtype=torch.bfloat16)[:, :H]
             paged_attention.paged_attention(q, cache, cache, plan, d**-0.5)
     JITFunction.run = run
