@@ -4,6 +4,7 @@ Legend: S sequences of a step, R those of them that get a new token, V vocabular
 """
 
 import time
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from ..causal_lm import CausalLM
 from ..kv_cache import KvCache
 from .batch_builder import build_batch
+from .graph import PaddedDecodes
 from .outputs import OutputRows
 from .protocol import U64, EngineStats, FinishReason, StepOutputs, StepRecord, SubmitBatch
 from .request import read_requests
@@ -20,22 +22,32 @@ from .scheduler import Schedule, Scheduler
 from .settings import ResolvedSettings
 from .tp_messages import TokenChecksum
 
+DecodeSteps = Literal["plain", "padded", "graphs"]
+
 
 class EngineCore:
     """One rank's scheduler, model and KV cache. Equal commands and steps in equal order give equal tokens.
 
     Args:
         reports_logprobs: false on ranks whose outputs nobody reads.
+        decodes: how steps are computed that only decode: as all others, padded, or padded and as a GPU's graphs.
     """
 
-    def __init__(self, model: CausalLM, settings: ResolvedSettings, *, reports_logprobs: bool = True) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        settings: ResolvedSettings,
+        *,
+        reports_logprobs: bool = True,
+        decodes: DecodeSteps = "plain",
+    ) -> None:
         self.checksum = TokenChecksum()
         self.num_steps = 0
         self._model = model
         self._settings = settings
         self._reports_logprobs = reports_logprobs
         self._kv = KvCache(
-            settings.num_kv_blocks,
+            settings.num_kv_blocks + (decodes != "plain"),
             settings.block_size,
             model.num_layers,
             model.num_kv_heads,
@@ -43,6 +55,9 @@ class EngineCore:
             getattr(torch, settings.kv_cache_dtype),
             model.device,
         )
+        self._decodes: PaddedDecodes | None = None
+        if decodes != "plain":
+            self._decodes = PaddedDecodes(model, self._kv, settings, captures=decodes == "graphs")
         self._scheduler = Scheduler(settings)
         self._sampling = SamplingState(settings.max_num_seqs, model.config.vocab_size, model.config.eos_token_ids)
         self._rejected: list[int] = []
@@ -89,14 +104,20 @@ class EngineCore:
     @torch.inference_mode()
     def _compute(self, schedule: Schedule) -> OutputRows:
         table, sampling = self._scheduler.table, self._sampling
-        batch = build_batch(table, schedule, self._model.device)
-        hidden_RD = self._model.forward(batch.token_ids_T, batch.positions_T, self._kv, batch.attention, batch.last)
         slots_R = schedule.slots[schedule.samples]
-        if len(slots_R) == 0:
-            self._scheduler.commit(schedule, np.zeros(0, np.int32), np.zeros(0, np.bool_))
-            return OutputRows.none()
-        logits_RV = self._model.logits(hidden_RD)
-        token_ids_R = sample(logits_RV, sampling, slots_R, table.num_tokens[slots_R])
+        if self._decodes is not None and len(slots_R) == len(schedule.slots) == schedule.num_decodes:
+            logits_RV, ids_R = self._decodes.run(table, sampling, slots_R)
+            token_ids_R = ids_R.cpu().numpy().astype(np.int32)
+        else:
+            batch = build_batch(table, schedule, self._model.device)
+            hidden_RD = self._model.forward(
+                batch.token_ids_T, batch.positions_T, self._kv, batch.attention, batch.last
+            )
+            if len(slots_R) == 0:
+                self._scheduler.commit(schedule, np.zeros(0, np.int32), np.zeros(0, np.bool_))
+                return OutputRows.none()
+            logits_RV = self._model.logits(hidden_RD)
+            token_ids_R = sample(logits_RV, sampling, slots_R, table.num_tokens[slots_R])
         self.checksum.add(token_ids_R)
         finish_R = sampling.finish_reasons(slots_R, token_ids_R, table)
         request_ids_R = table.request_ids[slots_R]

@@ -62,7 +62,9 @@ class NativeEngine:
             quantization=model.quantization.name,
             kv_cache_dtype=str(kv_dtype).removeprefix("torch."),
         )
-        core = EngineCore(model, resolved, reports_logprobs=tp.rank == 0)
+        # Collectives within a graph were not tried yet.
+        decodes = "graphs" if device.type != "cpu" and tp.size == 1 else "plain"
+        core = EngineCore(model, resolved, reports_logprobs=tp.rank == 0, decodes=decodes)
         return cls(core, resolved, tp, heartbeat_s)
 
     @property
