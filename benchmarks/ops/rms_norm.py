@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+
+from nfold.kernels.reference import rms_norm as reference
+
+from .case import Case, Setting
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    ops, sizes = setting.ops, setting.sizes
+    weight = setting.random(sizes.hidden, seed=2)
+    for what, T in (("prefill", sizes.num_prefill_tokens), ("decode", sizes.num_decodes)):
+        x, residual = (setting.random(T, sizes.hidden, seed=seed) for seed in range(2))
+        scratch = residual.clone()
+        yield Case(
+            f"add_rms_norm, {what}",
+            run=lambda x=x, scratch=scratch: ops.add_rms_norm(x, scratch, weight, 1e-5),
+            wanted=lambda x=x, residual=residual: reference.add_rms_norm(x, residual.clone(), weight, 1e-5),
+            got=lambda x=x, residual=residual: ops.add_rms_norm(x, residual.clone(), weight, 1e-5),
+            bytes=4 * x.nbytes,
+            tolerance=0.07,  # one place of bfloat16 at the largest of a normal distribution squared
+        )
