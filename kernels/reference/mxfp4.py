@@ -6,7 +6,10 @@
 Legend: O outputs, I inputs, G groups of 32 inputs.
 """
 
+from functools import cache
+
 import torch
+import torch.nn.functional as F
 
 GROUP = 32
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -48,10 +51,15 @@ def _nearest(x: torch.Tensor) -> torch.Tensor:
 
 def dequantize(codes_OI: torch.Tensor, scale_OG: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[O, I] in `dtype`; exact in float32 and bfloat16, whose exponents reach as far as the scale's."""
-    numbers = _NUMBERS.to(codes_OI.device, torch.float32)
-    pairs = torch.stack((codes_OI & 0xF, codes_OI >> 4), dim=-1).flatten()
-    x_OGn = numbers.index_select(0, pairs.int()).view(len(codes_OI), -1, GROUP)
-    return (x_OGn * _power_of_two(scale_OG[..., None].int() - _EXPONENT_BIAS)).flatten(1).to(dtype)
+    x_OGn = F.embedding(codes_OI.int(), _pairs(dtype, codes_OI.device)).view(*scale_OG.shape, GROUP)
+    return (x_OGn * _power_of_two(scale_OG.int() - _EXPONENT_BIAS)[..., None].to(dtype)).flatten(1)
+
+
+@cache
+def _pairs(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[256, 2]: what each byte stands for."""
+    codes = torch.arange(256)
+    return torch.stack((_NUMBERS[codes & 0xF], _NUMBERS[codes >> 4]), dim=-1).to(device, dtype)
 
 
 def _power_of_two(exponent: torch.Tensor) -> torch.Tensor:
