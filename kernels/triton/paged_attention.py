@@ -32,7 +32,8 @@ from .tuning import AttentionTile, tuning
 
 _LOG2_E = 1.4426950408889634
 _MIN_SPLIT_KEYS = 256
-_MAX_SPLIT_KEYS = 8192
+# One decode with a long context would hold up a step of many short ones.
+_MAX_DECODE_KEYS = 8192
 _MAX_SPLITS = 64
 
 
@@ -76,26 +77,25 @@ def _launches(inputs: AttentionInputs, num_heads: int, num_kv_heads: int) -> lis
     longest = max(inputs.host_context_lens, default=0)
     launches: list[Tiles] = []
 
-    def add(starts: torch.Tensor | None, num_tiles: int, tile: AttentionTile, rows: int) -> None:
+    def add(starts: torch.Tensor | None, num_tiles: int, tile: AttentionTile, rows: int, most_keys: int) -> None:
         wanted = tuned.cores * tuned.programs_per_core
-        launches.append(
-            Tiles(starts, num_tiles, choose_num_splits(num_tiles * num_kv_heads, wanted, longest), tile, rows)
-        )
+        num_splits = choose_num_splits(num_tiles * num_kv_heads, wanted, longest, most_keys)
+        launches.append(Tiles(starts, num_tiles, num_splits, tile, rows))
 
     if inputs.num_decodes:
         rows = max(tuned.decode.rows, triton.next_power_of_2(group))
-        add(None, inputs.num_decodes, tuned.decode, rows)
+        add(None, inputs.num_decodes, tuned.decode, rows, _MAX_DECODE_KEYS)
     if inputs.num_decodes < len(inputs.query_lens):
         rows = max(tuned.prefill.rows, triton.next_power_of_2(group))
         starts = _tile_starts(inputs, rows // group)
-        add(_upload(starts, inputs.query_start.device), len(starts), tuned.prefill, rows)
+        add(_upload(starts, inputs.query_start.device), len(starts), tuned.prefill, rows, longest)
     return launches
 
 
-def choose_num_splits(num_programs: int, wanted_programs: int, longest: int) -> int:
-    """A power of 2: programs enough to fill the device, splits of _MIN_SPLIT_KEYS to _MAX_SPLIT_KEYS."""
+def choose_num_splits(num_programs: int, wanted_programs: int, longest: int, most_keys: int) -> int:
+    """A power of 2: programs enough to fill the device, splits of _MIN_SPLIT_KEYS to `most_keys`."""
     filling = wanted_programs // max(1, num_programs)
-    needed = -(-longest // _MAX_SPLIT_KEYS)
+    needed = -(-longest // max(1, most_keys))
     useful = -(-longest // _MIN_SPLIT_KEYS)
     splits = min(max(filling, needed, 1), max(useful, 1), _MAX_SPLITS)
     return triton.next_power_of_2(splits)
@@ -140,30 +140,26 @@ def _tile_of(starts, query_start, context_lens, num_splits, TOKENS: tl.constexpr
 
 
 @triton.jit
+def _load(pointers, inside, IS_FULL: tl.constexpr):
+    return tl.load(pointers) if IS_FULL else tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
 def _turn(q_Md, k_cache, v_cache, table, start, stop, seen_M, m_M, l_M, acc_Md, kv_head, scale_log2,
           stride_block, stride_token, stride_head,
           D: tl.constexpr, BLOCK_D: tl.constexpr, b: tl.constexpr, C: tl.constexpr,
           MASKED: tl.constexpr):  # fmt: skip
-    """Online softmax over keys [start, start + C); only a masked turn looks at `stop` and `seen_M`."""
+    """Online softmax over keys [start, start + C) before `stop`; only a masked turn looks at `seen_M`."""
     n_C = start + tl.arange(0, C)
     d = tl.arange(0, BLOCK_D)
     if b % C == 0:  # the turn lies in one block
         block_C = tl.load(table + start // b).to(tl.int64)
-        offset_C = block_C * stride_block + (n_C % b) * stride_token
     else:
-        if MASKED:
-            block_C = tl.load(table + n_C // b, mask=n_C < stop, other=0).to(tl.int64)
-        else:
-            block_C = tl.load(table + n_C // b).to(tl.int64)
-        offset_C = block_C * stride_block + (n_C % b) * stride_token
-    offset_Cd = offset_C[:, None] + kv_head * stride_head + d[None, :]
-    if MASKED:
-        inside_Cd = (n_C[:, None] < stop) & (d[None, :] < D)
-        k_Cd = tl.load(k_cache + offset_Cd, mask=inside_Cd, other=0.0)
-    elif D == BLOCK_D:
-        k_Cd = tl.load(k_cache + offset_Cd)
-    else:
-        k_Cd = tl.load(k_cache + offset_Cd, mask=d[None, :] < D, other=0.0)
+        block_C = tl.load(table + n_C // b, mask=n_C < stop, other=0).to(tl.int64)
+    offset_Cd = (block_C * stride_block + (n_C % b) * stride_token)[:, None] + kv_head * stride_head + d[None, :]
+    inside_Cd = (n_C[:, None] < stop) & (d[None, :] < D)
+    IS_FULL: tl.constexpr = not MASKED and D == BLOCK_D
+    k_Cd = _load(k_cache + offset_Cd, inside_Cd, IS_FULL)
     scores_MC = tl.dot(q_Md, tl.trans(k_Cd.to(q_Md.dtype)), input_precision="ieee") * scale_log2
     if MASKED:
         scores_MC = tl.where((n_C[None, :] <= seen_M[:, None]) & (n_C[None, :] < stop), scores_MC, float("-inf"))
@@ -173,12 +169,7 @@ def _turn(q_Md, k_cache, v_cache, table, start, stop, seen_M, m_M, l_M, acc_Md, 
     old_M = tl.exp2(m_M - new_m_M)
     l_M = l_M * old_M + tl.sum(weights_MC, 1)
     acc_Md = acc_Md * old_M[:, None]
-    if MASKED:
-        v_Cd = tl.load(v_cache + offset_Cd, mask=inside_Cd, other=0.0)
-    elif D == BLOCK_D:
-        v_Cd = tl.load(v_cache + offset_Cd)
-    else:
-        v_Cd = tl.load(v_cache + offset_Cd, mask=d[None, :] < D, other=0.0)
+    v_Cd = _load(v_cache + offset_Cd, inside_Cd, IS_FULL)
     acc_Md = tl.dot(weights_MC.to(q_Md.dtype), v_Cd.to(q_Md.dtype), acc_Md, input_precision="ieee")
     return new_m_M, l_M, acc_Md
 

@@ -92,7 +92,7 @@ def test_split_over_keys(spans: list[tuple[int, int]]) -> None:
     [(4096, 300, 1), (1, 300, 2), (8, 4096, 16), (4096, 100_000, 16), (64, 4096, 8), (0, 0, 1), (1, 1_000_000, 64)],
 )
 def test_number_of_splits(num_programs: int, longest: int, wanted: int) -> None:
-    assert paged_attention.choose_num_splits(num_programs, 528, longest) == wanted
+    assert paged_attention.choose_num_splits(num_programs, 528, longest, 8192) == wanted
 
 
 def test_scores_of_any_size() -> None:
