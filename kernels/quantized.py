@@ -2,7 +2,9 @@
 
 |                        | FP8                                          | MXFP4                                   |
 |------------------------|----------------------------------------------|-----------------------------------------|
-| GPUs that multiply FP8 | `torch._scaled_mm`, a scale per row          | unpacked for each product               |
+| gfx950                 | `torch._scaled_mm`, a scale per row          | unpacked for each product; as it is     |
+|                        |                                              | where inputs are to be MXFP4 too        |
+| gfx942, Hopper         | the same                                     | unpacked for each product               |
 | CPU with AVX-512       | numbers kept as bfloat16, which is exact     | unpacked once                           |
 | others                 | the reference                                | CPU: unpacked once; GPU: as above       |
 
@@ -11,15 +13,22 @@ A CPU therefore saves no memory and no time: it is there to compute what acceler
 Legend: T tokens, I inputs, O outputs, G groups of 32 inputs.
 """
 
+import logging
+from collections.abc import Callable
 from functools import cache
 
 import torch
 import torch.nn.functional as F
+from torch.nn.functional import ScalingType, SwizzleType
 
 from .avx512.linear import PanelLinear
 from .ops import PackedWeight, pack_weight, quantize_rows
 from .reference import fp8, mxfp4
 
+Mxfp4Product = Callable[..., torch.Tensor]
+"""`torch.nn.functional.scaled_mm`."""
+
+_log = logging.getLogger(__name__)
 _TILE = 16
 
 
@@ -36,8 +45,12 @@ def pack_fp8(weight_OI: torch.Tensor, scale_O: torch.Tensor) -> PackedWeight:
     return ReferenceFp8(weight_OI, scale_O)
 
 
-def pack_mxfp4(codes: torch.Tensor, scale_OG: torch.Tensor, dtype: torch.dtype) -> PackedWeight:
-    """`codes` uint8 [O, I / 2]; inputs and outputs are in `dtype`."""
+def pack_mxfp4(
+    codes: torch.Tensor, scale_OG: torch.Tensor, dtype: torch.dtype, *, may_round_inputs: bool
+) -> PackedWeight:
+    """`codes` uint8 [O, I / 2]; inputs and outputs are in `dtype`. Inputs are rounded only where it pays."""
+    if may_round_inputs and ScaledMxfp4.takes(codes):
+        return ScaledMxfp4(codes, scale_OG)
     if codes.device.type == "cpu":
         weight_OI = mxfp4.dequantize(codes, scale_OG, dtype)
         return pack_weight(weight_OI) or PlainWeight(weight_OI)
@@ -120,6 +133,38 @@ class ReferenceFp8(_Product):
         return y_TO if out_dtype is None else y_TO.to(out_dtype)
 
 
+class ScaledMxfp4(_Product):
+    """MXFP4 inputs and weights on gfx950, in one product of hipBLASLt."""
+
+    def __init__(self, codes: torch.Tensor, scale_OG: torch.Tensor, multiply: Mxfp4Product = F.scaled_mm) -> None:
+        self._weight = codes.view(torch.float4_e2m1fn_x2).t()
+        self._scale = scale_OG.view(torch.float8_e8m0fnu)
+        self._multiply = multiply
+
+    @staticmethod
+    def takes(codes: torch.Tensor) -> bool:
+        return len(codes) % mxfp4.GROUP == 0 and _multiplies_mxfp4(codes.device)
+
+    def __call__(
+        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        num_tokens = len(x_TI)
+        # The product wants whole groups of rows as well.
+        codes, scale = mxfp4.quantize(F.pad(x_TI, (0, 0, 0, -num_tokens % mxfp4.GROUP)))
+        y_TO = self._multiply(
+            codes.view(torch.float4_e2m1fn_x2),
+            self._weight,
+            scale.view(torch.float8_e8m0fnu),
+            ScalingType.BlockWise1x32,
+            self._scale,
+            ScalingType.BlockWise1x32,
+            SwizzleType.NO_SWIZZLE,
+            SwizzleType.NO_SWIZZLE,
+            output_dtype=torch.bfloat16,
+        )[:num_tokens].to(out_dtype or x_TI.dtype)
+        return y_TO if bias_O is None else y_TO.add_(bias_O)
+
+
 class UnpackedMxfp4(_Product):
     """MXFP4 weights at rest; each product unpacks its own to the type of x. Inputs are not quantised."""
 
@@ -154,6 +199,23 @@ def _multiplies_fp8(device: torch.device) -> bool:
     if torch.version.hip is None:
         return torch.cuda.get_device_capability(device) >= (9, 0)
     return _architecture(device).startswith(("gfx942", "gfx950"))
+
+
+@cache
+def _multiplies_mxfp4(device: torch.device) -> bool:
+    """Whether torch's product is there and right, which depends on ROCm's version too: tried once."""
+    if not _architecture(device).startswith("gfx950"):
+        return False
+    generator = torch.Generator(device).manual_seed(0)
+    x, weight = (torch.randn(32, 64, device=device, generator=generator, dtype=torch.bfloat16) for _ in range(2))
+    numbers = [mxfp4.quantize(operand) for operand in (x, weight)]
+    exact_x, exact_weight = (mxfp4.dequantize(*operand, torch.float64) for operand in numbers)
+    try:
+        got = ScaledMxfp4(*numbers[1])(x, None)
+    except (RuntimeError, ValueError) as error:
+        _log.warning("torch has no MXFP4 product here (%s): weights are unpacked for each product", error)
+        return False
+    return torch.allclose(got.double(), exact_x @ exact_weight.T, rtol=1e-2, atol=1e-2)
 
 
 @cache

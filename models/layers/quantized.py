@@ -61,7 +61,7 @@ def quantized_weight(
     """`dtype` is that of the inputs; `asked_by` says in errors why the checkpoint must hold what is missing."""
     if format.scheme == "fp8":
         return Fp8Weight(format.is_stored, num_outputs, num_inputs, asked_by, device)
-    return Mxfp4Weight(format.is_stored, num_outputs, num_inputs, asked_by, dtype, device)
+    return Mxfp4Weight(format, num_outputs, num_inputs, asked_by, dtype, device)
 
 
 class Fp8Weight:
@@ -115,14 +115,14 @@ class Mxfp4Weight:
 
     def __init__(
         self,
-        is_stored: bool,
+        format: WeightFormat,
         num_outputs: int,
         num_inputs: int,
         asked_by: str,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._is_stored = is_stored
+        self._format = format
         self._asked_by = asked_by
         self._dtype = dtype
         self._codes = torch.zeros(num_outputs, num_inputs // 2, dtype=torch.uint8, device=device)
@@ -134,7 +134,7 @@ class Mxfp4Weight:
         is_split = share.inputs != slice(0, num_inputs)
         dim, taken = (1, share.inputs) if is_split else (0, share.outputs)
         name = f"{share.name}.weight"
-        if not self._is_stored:
+        if not self._format.is_stored:
             yield Slot(name, share.shape, lambda x_OI: self._round(x_OI, share), dim, taken.start, taken.stop)
             return
         for suffix, parameter, inputs_each, dtypes in (
@@ -150,7 +150,8 @@ class Mxfp4Weight:
             )
 
     def pack(self) -> ops.PackedWeight:
-        return quantized.pack_mxfp4(self._codes, self._scale_OG, self._dtype)
+        may_round_inputs = self._format.may_round_inputs
+        return quantized.pack_mxfp4(self._codes, self._scale_OG, self._dtype, may_round_inputs=may_round_inputs)
 
     def _round(self, x_OI: torch.Tensor, share: Share) -> None:
         codes, scale_OG = self._codes[share.rows], self._scale_OG[share.rows]

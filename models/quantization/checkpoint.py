@@ -116,7 +116,8 @@ def _quark_format(config: JsonFields) -> WeightFormat | None:
     if weight.get("dtype", str) == "fp4":
         _expect(weight, "group_size", 32)
         _expect(weight, "scale_format", "e8m0")
-        return _stored("mxfp4")
+        rounds_inputs = config.has("input_tensors") and config.part("input_tensors").values.get("dtype") == "fp4"
+        return WeightFormat("mxfp4", is_stored=True, may_round_inputs=rounds_inputs)
     _expect(weight, "qscheme", "per_channel", "per_tensor")
     _expect(config.part("input_tensors"), "dtype", "fp8_e4m3")
     return _stored("fp8")

@@ -15,12 +15,14 @@ class WeightFormat:
 
     Attributes:
         scheme: `fp8`: e4m3 with a scale per output, inputs rounded to e4m3 with a scale per token. `mxfp4`: e2m1
-            with a power of two per 32 inputs (OCP Microscaling 1.0), inputs as they are.
+            with a power of two per 32 inputs (OCP Microscaling 1.0).
         is_stored: the checkpoint holds it so; else it is rounded while it is loaded.
+        may_round_inputs: MXFP4: the checkpoint is made for inputs that are MXFP4 as well.
     """
 
     scheme: Scheme
     is_stored: bool
+    may_round_inputs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import torch
 from cpu_kernels import IMPLEMENTATIONS, Implementation, kernels
 from nfold.kernels import quantized
 from nfold.kernels.reference import mxfp4
+from torch.nn.functional import ScalingType, SwizzleType
 
 # Of the OCP Microscaling Formats specification 1.0, in the order of the codes.
 NUMBERS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
@@ -71,7 +72,52 @@ def test_product(implementation: Implementation, dtype: torch.dtype) -> None:
     exact = x.double() @ mxfp4.dequantize(codes, scale, torch.float64).T + bias.double()
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     with kernels(implementation):
-        for product in (quantized.pack_mxfp4(codes, scale, dtype), quantized.UnpackedMxfp4(codes, scale)):
+        for product in (
+            quantized.pack_mxfp4(codes, scale, dtype, may_round_inputs=True),
+            quantized.UnpackedMxfp4(codes, scale),
+        ):
             got = product(x, bias)
             assert got.dtype == dtype
             torch.testing.assert_close(got.double(), exact, atol=tolerance, rtol=tolerance)
+
+
+def scaled_mm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    recipe_a: ScalingType,
+    scale_b: torch.Tensor,
+    recipe_b: ScalingType,
+    swizzle_a: SwizzleType,
+    swizzle_b: SwizzleType,
+    *,
+    output_dtype: torch.dtype,
+) -> torch.Tensor:
+    """What torch 2.11 to 2.13 ask of operands on gfx950, and what they give."""
+    assert {recipe_a, recipe_b} == {ScalingType.BlockWise1x32}
+    assert {swizzle_a, swizzle_b} == {SwizzleType.NO_SWIZZLE}
+    assert a.dtype == b.dtype == torch.float4_e2m1fn_x2
+    assert scale_a.dtype == scale_b.dtype == torch.float8_e8m0fnu
+    assert a.is_contiguous()
+    assert b.t().is_contiguous()
+    assert a.shape[1] == b.shape[0]
+    assert not any(size % 32 for size in (a.shape[0], 2 * a.shape[1], b.shape[1]))
+    assert scale_a.numel() == a.shape[0] * 2 * a.shape[1] // 32
+    assert scale_b.numel() == b.shape[1] * 2 * a.shape[1] // 32
+    assert output_dtype == torch.bfloat16
+    x, weight = (
+        mxfp4.dequantize(codes.view(torch.uint8), scale.view(torch.uint8), torch.float64)
+        for codes, scale in ((a, scale_a), (b.t(), scale_b))
+    )
+    return (x @ weight.T).to(output_dtype)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 32, 45])
+def test_product_of_mxfp4_inputs(num_tokens: int) -> None:
+    codes, scale = mxfp4.quantize(random(96, 160, seed=1, scale=0.08))
+    x, bias = random(num_tokens, 160).bfloat16(), random(96, seed=2).bfloat16()
+    rounded = mxfp4.dequantize(*mxfp4.quantize(x), torch.float64)
+    exact = rounded @ mxfp4.dequantize(codes, scale, torch.float64).T + bias.double()
+    got = quantized.ScaledMxfp4(codes, scale, scaled_mm)(x, bias)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.double(), exact, atol=2e-2, rtol=2e-2)
