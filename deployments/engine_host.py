@@ -21,6 +21,8 @@ class EngineHost:
         sockets: closed at the end of `run`.
         on_failure: told of each service whose engine failed, in the loop's thread; the others go on.
         clock: the engines'.
+        gather_s: how late a step may be told, for turns of several engines in a row, which are cheaper than one by
+            one after a sleep each. The engines' schedules do not move.
     """
 
     def __init__(
@@ -29,11 +31,13 @@ class EngineHost:
         sockets: SocketHost,
         on_failure: Callable[[EngineService], None],
         clock: Callable[[], float] = time.monotonic,
+        gather_s: float = 0.0,
     ) -> None:
         self._services = tuple(services)
         self._sockets = sockets
         self._on_failure = on_failure
         self._clock = clock
+        self._gather_s = gather_s if len(self._services) > 1 else 0.0
 
     @property
     def failure(self) -> Exception | None:
@@ -64,7 +68,7 @@ class EngineHost:
 
     def _take_turns(self, due: dict[EngineService, float]) -> None:
         """Wait for the next message or the earliest step; give a turn to whom it concerns; drop who has ended."""
-        ready = self._sockets.wait(min(due.values()) - self._clock())
+        ready = self._sockets.wait(min(due.values()) + self._gather_s - self._clock())
         now_s = self._clock()
         for service, due_s in list(due.items()):
             if due_s <= now_s or ready is None or (ready and service.has_messages(ready)):

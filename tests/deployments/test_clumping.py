@@ -140,3 +140,29 @@ def test_a_busy_router_looks_at_its_queue_once_in_a_while(rig: Rig) -> None:
     now_s[0] += 0.003
     poll_until(router, lambda: router.snapshot().models[0].num_finished == 203, "the three that came late")
     assert replica.engine.num_submit_calls == num_before + 1
+
+
+def test_messages_gather_while_there_are_many(rig: Rig) -> None:
+    replica, now_s = rig.replica("r"), [1000.0]
+    settings = RouterSettings(take_in_every_s=0.004, dead_after_s=1e9)
+    router = rig.closing(Router("router", None, settings, lambda: now_s[0]))
+    router.update_replicas([replica.address])
+    poll_until(router, lambda: states(router) == {"ready"}, "a replica that is ready")
+    answers = BulkAnswers()
+    assert router.gather_s() == 0.0
+    for num_rounds in (1, 2, 3, 4):
+        now_s[0] += 0.1
+        ask_bulk(router, [100], answers, first_tag=num_rounds)  # a hundred steps, a message each
+        poll_until(router, lambda n=num_rounds: len(answers.finish) == n, "an answer")
+
+    assert router.gather_s() == pytest.approx(0.004)
+    now_s[0] += 0.003
+    assert router.gather_s() == pytest.approx(0.001)
+    now_s[0] += 0.002
+    assert router.gather_s() == 0.0
+    now_s[0] += 10.0
+    for tag in (100, 101):
+        now_s[0] += 0.2
+        ask_bulk(router, [1], answers, first_tag=tag)
+        poll_until(router, lambda tag=tag: tag in answers.finish, "an answer after a silence")
+    assert router.gather_s() == 0.0, "not many any more"

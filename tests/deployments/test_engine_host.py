@@ -52,13 +52,17 @@ class Peer:
 
 
 @contextmanager
-def running(engines: list[SimulatedEngine], failed: list[str]) -> Iterator[tuple[EngineHost, Peer]]:
+def running(
+    engines: list[SimulatedEngine], failed: list[str], gather_s: float = 0.0
+) -> Iterator[tuple[EngineHost, Peer]]:
     sockets = SocketHost()
     services = [
         EngineService(engine, identity(str(index)), None, ServiceSettings(), host=sockets)
         for index, engine in enumerate(engines)
     ]
-    host = EngineHost(services, sockets, lambda service: failed.append(service.address.replica_id))
+    host = EngineHost(
+        services, sockets, lambda service: failed.append(service.address.replica_id), gather_s=gather_s
+    )
     thread = threading.Thread(target=host.run, daemon=True)
     peer = Peer(services)
     thread.start()
@@ -71,9 +75,10 @@ def running(engines: list[SimulatedEngine], failed: list[str]) -> Iterator[tuple
         assert not thread.is_alive()
 
 
-def test_each_engine_answers_through_its_own_socket() -> None:
+@pytest.mark.parametrize("gather_s", [0.0, 0.005])
+def test_each_engine_answers_through_its_own_socket(gather_s: float) -> None:
     engines = [SimulatedEngine(make_profile()) for _ in range(3)]
-    with running(engines, []) as (_, peer):
+    with running(engines, [], gather_s) as (_, peer):
         for name in "012":
             peer.send(name, wire.Submit(make_batch([int(name) * 10, int(name) * 10 + 1], max_tokens=3)))
         ended: dict[str, list[int]] = {"0": [], "1": [], "2": []}

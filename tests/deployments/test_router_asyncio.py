@@ -47,6 +47,17 @@ async def ask(router: Router, prompt: list[int], num_tokens: int) -> list[int]:
     return tokens
 
 
+def test_messages_that_gather_arrive_all(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = [rig.replica("r0"), rig.replica("r1")]
+    monkeypatch.setattr(Router, "gather_s", lambda router: 0.002)
+
+    async def main() -> list[list[int]]:
+        async with attached(*replicas) as router:
+            return await asyncio.gather(*[ask(router, [i], 30) for i in range(40)])
+
+    assert asyncio.run(main()) == [fake_tokens([i], 30) for i in range(40)]
+
+
 def test_concurrent_answers(rig: Rig) -> None:
     replicas = [rig.replica("r0"), rig.replica("r1")]
 
