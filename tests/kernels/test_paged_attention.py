@@ -6,6 +6,7 @@ import kv_layout
 import pytest
 import torch
 from nfold.kernels import ops
+from nfold.kernels.reference import fp8
 from nfold.kernels.reference.write_kv import write_kv
 
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -21,24 +22,39 @@ def dense_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: fl
 
 
 def largest_error(
-    spans: list[tuple[int, int]], heads: int, kv_heads: int, d: int, dtype: torch.dtype, block_size: int
+    spans: list[tuple[int, int]],
+    heads: int,
+    kv_heads: int,
+    d: int,
+    dtype: torch.dtype,
+    block_size: int,
+    cache_dtype: torch.dtype | None = None,
+    scales: tuple[float, float] = (1.0, 1.0),
 ) -> float:
-    """Over a step that computes tokens [start, stop) of each sequence; those before are in the cache."""
+    """Over a step that computes tokens [start, stop) of each sequence; those before are in the cache.
+
+    With an FP8 cache the keys and values that count are those that it can hold.
+    """
     generator = torch.Generator().manual_seed(len(spans))
     paged = kv_layout.PagedSequences.scatter([stop for _, stop in spans], block_size)
     shape = (paged.num_blocks, block_size, kv_heads, d)
-    k_cache, v_cache = (torch.randn(*shape, generator=generator).to(dtype) for _ in range(2))
+    k_cache, v_cache = (torch.randn(*shape, generator=generator).to(cache_dtype or dtype) for _ in range(2))
     queries: list[torch.Tensor] = []
     wanted: list[torch.Tensor] = []
     for sequence, (start, stop) in enumerate(spans):
         q = torch.randn(stop, heads, d, generator=generator).to(dtype)
         k, v = (torch.randn(stop, kv_heads, d, generator=generator).to(dtype) for _ in range(2))
-        write_kv(k, v, k_cache, v_cache, torch.tensor(paged.slots(sequence, 0, stop)))
+        write_kv(k, v, k_cache, v_cache, torch.tensor(paged.slots(sequence, 0, stop)), *scales)
+        if cache_dtype is not None:
+            k, v = (
+                fp8.encode(x.float() / scale, cache_dtype).double() * scale
+                for x, scale in zip((k, v), scales, strict=True)
+            )
         queries.append(q[start:])
         wanted.append(dense_attention(q, k, v, d**-0.5)[start:])
     inputs, _ = paged.step([(sequence, *span) for sequence, span in enumerate(spans)])
     plan = ops.prepare_attention(inputs, k_cache)
-    got = ops.paged_attention(torch.cat(queries), k_cache, v_cache, plan, d**-0.5)
+    got = ops.paged_attention(torch.cat(queries), k_cache, v_cache, plan, d**-0.5, *scales)
     return float((got.double() - torch.cat(wanted)).abs().max())
 
 
@@ -63,6 +79,21 @@ def test_equals_dense_attention(name: str, heads: int, kv_heads: int) -> None:
 @pytest.mark.parametrize("name", SPANS)
 def test_equals_dense_attention_in_bfloat16(name: str) -> None:
     assert largest_error(SPANS[name], 8, 4, 32, torch.bfloat16, block_size=16) < 3e-2
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.25, 2.0)])
+@pytest.mark.parametrize("cache_dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz])
+@pytest.mark.parametrize("name", SPANS)
+def test_fp8_cache(name: str, cache_dtype: torch.dtype, scales: tuple[float, float]) -> None:
+    assert largest_error(SPANS[name], 8, 2, 16, torch.float32, 16, cache_dtype, scales) < 1e-5
+    assert largest_error(SPANS[name], 8, 2, 16, torch.bfloat16, 16, cache_dtype, scales) < 6e-2
+
+
+def test_an_fp8_cache_keeps_its_largest_number_for_larger_ones() -> None:
+    cache = torch.zeros(2, 2, 1, 2, dtype=torch.float8_e4m3fn)
+    k, v = torch.tensor([[[1e9, -500.0]]]), torch.tensor([[[3.0, -1e9]]])
+    write_kv(k, v, cache, cache.clone(), torch.tensor([2]), k_scale=1.0, v_scale=1.0)
+    assert cache[1, 0, 0].tolist() == [448.0, -448.0]
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 32])
