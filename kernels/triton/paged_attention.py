@@ -158,8 +158,7 @@ def _turn(q_Md, k_cache, v_cache, table, start, stop, seen_M, m_M, l_M, acc_Md, 
         block_C = tl.load(table + n_C // b, mask=n_C < stop, other=0).to(tl.int64)
     offset_Cd = (block_C * stride_block + (n_C % b) * stride_token)[:, None] + kv_head * stride_head + d[None, :]
     inside_Cd = (n_C[:, None] < stop) & (d[None, :] < D)
-    IS_FULL: tl.constexpr = not MASKED and D == BLOCK_D
-    k_Cd = _load(k_cache + offset_Cd, inside_Cd, IS_FULL)
+    k_Cd = _load(k_cache + offset_Cd, inside_Cd, not MASKED and D == BLOCK_D)
     scores_MC = tl.dot(q_Md, tl.trans(k_Cd.to(q_Md.dtype)), input_precision="ieee") * scale_log2
     if MASKED:
         scores_MC = tl.where((n_C[None, :] <= seen_M[:, None]) & (n_C[None, :] < stop), scores_MC, float("-inf"))
@@ -169,7 +168,7 @@ def _turn(q_Md, k_cache, v_cache, table, start, stop, seen_M, m_M, l_M, acc_Md, 
     old_M = tl.exp2(m_M - new_m_M)
     l_M = l_M * old_M + tl.sum(weights_MC, 1)
     acc_Md = acc_Md * old_M[:, None]
-    v_Cd = _load(v_cache + offset_Cd, inside_Cd, IS_FULL)
+    v_Cd = _load(v_cache + offset_Cd, inside_Cd, not MASKED and D == BLOCK_D)
     acc_Md = tl.dot(weights_MC.to(q_Md.dtype), v_Cd.to(q_Md.dtype), acc_Md, input_precision="ieee")
     return new_m_M, l_M, acc_Md
 

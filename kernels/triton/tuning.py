@@ -6,8 +6,10 @@ Options are Triton's own: `waves_per_eu` and `matrix_instr_nonkdim` exist on AMD
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-import triton
+from triton import knobs
+from triton.runtime import driver
 
 Options = dict[str, int]
 
@@ -112,6 +114,7 @@ _TUNING = {
 }
 
 
+@cache
 def tuning() -> Tuning:
     """Of the accelerator that this process computes on."""
     return tuning_of(architecture())
@@ -119,13 +122,12 @@ def tuning() -> Tuning:
 
 def architecture() -> str:
     """`gfx950`, `sm_90`, or `interpreter`."""
-    if triton.knobs.runtime.interpret:
+    if knobs.runtime.interpret:
         return "interpreter"
-    target = triton.runtime.driver.active.get_current_target()
+    target: Any = driver.active.get_current_target()
     return f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch)
 
 
-@cache
 def tuning_of(architecture: str) -> Tuning:
     """What an untuned architecture gets is its vendor's smallest: correct everywhere, fast perhaps not."""
     if architecture in _TUNING:
