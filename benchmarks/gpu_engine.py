@@ -56,7 +56,7 @@ def find_nfold() -> None:
 
 def provenance(device) -> dict[str, str]:
     import torch
-    from nfold.kernels.triton import tuning
+    from nfold.kernels.triton import rms_norm
 
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -65,7 +65,7 @@ def provenance(device) -> dict[str, str]:
         "hardware": name,
         "commit": commit.stdout.strip() or "unknown",
         "torch": torch.__version__,
-        "triton": tuning.triton.__version__,
+        "triton": rms_norm.triton.__version__,
     }
 
 
@@ -103,8 +103,6 @@ def main() -> None:
         kernels = check_and_time(setting, limits)
         wrong = [name for name, row in kernels.items() if not row["ok"]]
         result["kernels"] = kernels
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
     if args.only != "kernels":
         result["graphs"] = check_graphs(device, args.tiny)
         wrong += [] if result["graphs"]["equal"] == result["graphs"]["answers"] else ["graphs"]

@@ -1,5 +1,6 @@
 """Offline: all requests at once; each step against the device's roofline, and what it is made of."""
 
+import gc
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,11 @@ def make_engine(
         prefix_cache=False,
     )
     sizes = (model.num_layers, model.num_kv_heads, model.head_dim, kv_dtype)
-    free_bytes = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else None
+    free_bytes = None
+    if model.device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()  # what earlier parts of the program left
+        free_bytes, _ = torch.cuda.mem_get_info(model.device)
     resolved = settings.resolve(
         model_max_len=model.config.max_position_embeddings,
         kv_bytes_per_token=KvCache.bytes_per_block(1, *sizes),

@@ -24,7 +24,7 @@ class Sizes:
 
     @classmethod
     def tiny(cls) -> "Sizes":
-        return cls(64, 96, 8, 2, 16, 300, 16, 24, 5, 40)
+        return cls(64, 96, 8, 2, 16, 300, 16, 6, 3, 20)
 
 
 @dataclass(frozen=True)

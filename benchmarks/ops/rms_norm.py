@@ -17,5 +17,5 @@ def cases(setting: Setting) -> Iterator[Case]:
             wanted=lambda x=x, residual=residual: reference.add_rms_norm(x, residual.clone(), weight, 1e-5),
             got=lambda x=x, residual=residual: ops.add_rms_norm(x, residual.clone(), weight, 1e-5),
             bytes=4 * x.nbytes,
-            tolerance=0.07,  # one place of bfloat16 at the largest of a normal distribution squared
+            tolerance=0.13,  # one place of bfloat16 at 16, which a product of two normal numbers hardly passes
         )

@@ -32,7 +32,7 @@ def cases(setting: Setting) -> Iterator[Case]:
                 wanted=lambda call=call: call(reference.rotary_and_write_kv),
                 got=lambda call=call: call(ops.rotary_and_write_kv),
                 bytes=(2 * T * H * d + 2 * T * K * d) * qkv.itemsize + 2 * T * K * d * dtype.itemsize,
-                tolerance=0.07 if dtype == setting.dtype else 1.0,  # places at 8: of bfloat16, of FP8
+                tolerance=0.13 if dtype == setting.dtype else 1.0,  # two places at 8: of bfloat16, of FP8
             )
 
 

@@ -15,5 +15,5 @@ def cases(setting: Setting) -> Iterator[Case]:
             wanted=lambda x=x: (reference.silu_and_mul(x),),
             got=lambda x=x: (setting.ops.silu_and_mul(x),),
             bytes=x.nbytes * 3 // 2,
-            tolerance=0.13,  # two places of bfloat16, as the reference rounds twice
+            tolerance=0.26,  # two places of bfloat16 at 16, as the reference rounds twice
         )
