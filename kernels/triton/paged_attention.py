@@ -10,10 +10,10 @@ merges them.
                                           \\\\\\\\  only here a query may see fewer keys than the tile's last
 
 Where the splits are follows from the number of programs and the tile's own keys, so that a graph, whose grid is
-fixed, and an eager step of the same batch size compute the same bits.
+fixed, and the same padded step without it compute the same bits.
 
 Legend: T tokens, N blocks of the cache, b tokens per block, S sequences, H query heads, K key heads, d head size,
-P splits, M rows, C keys of a turn.
+M rows, C keys of a turn.
 """
 
 # pyright: reportMissingParameterType=false, reportArgumentType=false, reportAttributeAccessIssue=false
