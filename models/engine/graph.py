@@ -147,12 +147,14 @@ class _PaddedStep:
         )
         ints[:, :num_rows] = positions + 1, sampling.top_k[slots_R]
         floats[:, :num_rows] = sampling.temperature[slots_R], sampling.top_p[slots_R]
-        tables = np.full(self._tables_BW.shape, self._spare_block, np.int32)
-        tables[:num_rows] = table.block_tables_SB[slots_R]
+        # What stands beyond the longest context is of earlier steps, and nobody reads it.
+        num_blocks = int(positions.max()) // self._block_size + 1
+        tables = np.full((len(self._tables_BW), num_blocks), self._spare_block, np.int32)
+        tables[:num_rows] = table.block_tables_SB[slots_R, :num_blocks]
         _upload(longs, self._longs_5B)
         _upload(ints, self._ints_2B)
         _upload(floats, self._floats_2B)
-        _upload(tables, self._tables_BW)
+        _upload(tables, self._tables_BW[:, :num_blocks])
         if self._replay is not None:
             return self._replay()
         # On CPU kernels read the lengths on the host.
