@@ -173,7 +173,12 @@ def _turn(q_Md, k_cache, v_cache, table, start, stop, seen_M, m_M, l_M, acc_Md, 
     return new_m_M, l_M, acc_Md
 
 
-@triton.jit
+# Compiled anew for none of these, which differ from step to step: that would hold up an engine that serves.
+_VARYING = ["num_splits", "stride_table"]
+_VARYING_POINTERS = ["query_start", "context_lens", "block_tables", "starts"]
+
+
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_VARYING_POINTERS)
 def _attend(q, k_cache, v_cache, o, parts, lse, query_start, context_lens, block_tables, starts,
             scale_log2, v_scale, num_splits, H, stride_q, stride_block, stride_token, stride_head, stride_table,
             G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, b: tl.constexpr, M: tl.constexpr,
@@ -226,7 +231,7 @@ def _attend(q, k_cache, v_cache, o, parts, lse, query_start, context_lens, block
         tl.store(o + o_row_M[:, None] * D + d[None, :], o_Md.to(o.dtype.element_ty), mask=inside_Md)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING[:1], do_not_specialize_on_alignment=_VARYING_POINTERS)
 def _merge(o, parts, lse, query_start, context_lens, starts, num_splits, H,
            G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
            MIN_SPLIT: tl.constexpr, HAS_STARTS: tl.constexpr):  # fmt: skip
