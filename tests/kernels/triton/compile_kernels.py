@@ -62,7 +62,7 @@ class NamedDriver:
 
 
 def launch_all() -> list[tuple[str, object]]:
-    """Calls every launcher; `run` below compiles instead of launching."""
+    """What is compiled, and the kernel, of every launch: each launcher is called, and none launches."""
     compiled: list[tuple[str, object]] = []
     what = ""
     run = JITFunction.run
@@ -88,6 +88,7 @@ def launch_all() -> list[tuple[str, object]]:
     sample_tokens.sample_tokens(logits, one, torch.ones(2, dtype=torch.int32), one, seeds, seeds)
 
     fp8 = torch.float8_e4m3fnuz if sys.argv[1] == "gfx942" else torch.float8_e4m3fn
+    what = "to FP8"
     quantize_rows.quantize_rows(x, fp8)
     # Small blocks, of which a turn of attention reads several, and large ones.
     for cache_dtype, b in ((torch.bfloat16, 16), (fp8, 64)):
