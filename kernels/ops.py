@@ -8,6 +8,7 @@ X = H + 2 K,
 N blocks of the cache, b tokens per block, S sequences, R rows to sample, V vocabulary, O outputs.
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import torch
 
 from .attention_inputs import AttentionInputs
 from .avx512 import ops as _avx512
-from .avx512.linear import PanelLinear
+from .avx512.linear import PANEL, PanelLinear
 from .reference import fp8 as _fp8
 from .reference import paged_attention as _paged_attention
 from .reference import rms_norm as _rms_norm
@@ -54,6 +55,15 @@ def pack_weight(weight_OI: torch.Tensor) -> PackedWeight | None:
         if packed.takes(weight_OI):
             return packed(weight_OI)
     return None
+
+
+def empty_packed_weight(
+    num_outputs: int, num_inputs: int, firsts: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> PanelLinear | None:
+    """A packed weight to be filled part by part, from outputs `firsts` on; None where `pack_weight` must do."""
+    if any(first % PANEL for first in firsts) or not PanelLinear.takes_inputs(num_inputs, dtype, device):
+        return None
+    return PanelLinear.empty(num_outputs, num_inputs, dtype)
 
 
 def _compiled(x: torch.Tensor) -> _avx512.Functions | None:

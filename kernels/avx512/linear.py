@@ -9,7 +9,7 @@ import torch
 from . import library
 
 _P, _I, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_PANEL = 64
+PANEL = 64
 _UNIT_BYTES = 4
 _HUGE_PAGE_BYTES = 2 << 20
 _LIBC = ctypes.CDLL(None)
@@ -58,25 +58,46 @@ class PanelLinear:
     reads_rows = True
 
     def __init__(self, weight_OI: torch.Tensor) -> None:
-        do = products(weight_OI.dtype)
+        self._allocate(*weight_OI.shape, weight_OI.dtype)
+        self.put(0, weight_OI)
+
+    @classmethod
+    def empty(cls, num_outputs: int, num_inputs: int, dtype: torch.dtype) -> "PanelLinear":
+        """To be filled by `put`."""
+        self = cls.__new__(cls)
+        self._allocate(num_outputs, num_inputs, dtype)
+        return self
+
+    def _allocate(self, num_outputs: int, num_inputs: int, dtype: torch.dtype) -> None:
+        do = products(dtype)
         assert do is not None, "see takes"
-        weight_OI = weight_OI.contiguous()
         self._do = do
-        self.num_outputs, self.num_inputs = weight_OI.shape
-        self._num_units = self.num_inputs * weight_OI.element_size() // _UNIT_BYTES
-        self.dtype = weight_OI.dtype
-        num_panels = -(-self.num_outputs // _PANEL)
-        self.packed = huge_pages(num_panels * self._num_units * _PANEL)
-        do.pack(
-            weight_OI.data_ptr(), self._num_units, self.num_outputs, self.packed.data_ptr(), torch.get_num_threads()
+        self.num_outputs, self.num_inputs, self.dtype = num_outputs, num_inputs, dtype
+        self._num_units = num_inputs * dtype.itemsize // _UNIT_BYTES
+        num_panels = -(-num_outputs // PANEL)
+        self.packed = huge_pages(num_panels * self._num_units * PANEL)
+
+    def put(self, first: int, weight_OI: torch.Tensor) -> None:
+        """Outputs from `first` on, where a panel begins; they fill panels whole, or end with the weight."""
+        num_outputs, stop = len(weight_OI), first + len(weight_OI)
+        assert first % PANEL == 0
+        assert num_outputs % PANEL == 0 or stop == self.num_outputs
+        weight_OI = weight_OI.to(self.dtype).contiguous()
+        panels = self.packed[first * self._num_units :]
+        self._do.pack(
+            weight_OI.data_ptr(), self._num_units, num_outputs, panels.data_ptr(), torch.get_num_threads()
         )
 
     @staticmethod
     def takes(weight_OI: torch.Tensor) -> bool:
         """Rows must be whole units, and the machine must have the instructions."""
-        if weight_OI.device.type != "cpu" or weight_OI.shape[1] * weight_OI.element_size() % _UNIT_BYTES:
+        return PanelLinear.takes_inputs(weight_OI.shape[1], weight_OI.dtype, weight_OI.device)
+
+    @staticmethod
+    def takes_inputs(num_inputs: int, dtype: torch.dtype, device: torch.device) -> bool:
+        if device.type != "cpu" or num_inputs * dtype.itemsize % _UNIT_BYTES:
             return False
-        return products(weight_OI.dtype) is not None
+        return products(dtype) is not None
 
     def __call__(
         self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None

@@ -5,6 +5,8 @@ Legend: T tokens, I inputs, O outputs of this rank.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,11 @@ from .quantized import QuantizedWeight, Share, quantized_weight
 
 
 class Linear:
-    """x @ weight.T + bias on this rank. A quantised weight has no `weight_OI`."""
+    """x @ weight.T + bias on this rank.
+
+    A weight that is quantised has no `weight_OI`, nor has one that is packed while it is loaded: `first_outputs`
+    says where its parts begin, None that it comes otherwise.
+    """
 
     def __init__(
         self,
@@ -30,13 +36,18 @@ class Linear:
         device: torch.device,
         format: WeightFormat | None = None,
         asked_by: str = "",
+        first_outputs: Sequence[int] | None = None,
     ) -> None:
         self.weight_OI = torch.empty(0)
         self.bias_O = torch.zeros(num_outputs, dtype=dtype, device=device) if bias else None
         self._packed: ops.PackedWeight | None = None
         self._quantized: QuantizedWeight | None = None
+        self._filling: ops.PanelLinear | None = None
         if format is None:
-            self.weight_OI = torch.zeros(num_outputs, num_inputs, dtype=dtype, device=device)
+            if first_outputs is not None:
+                self._filling = ops.empty_packed_weight(num_outputs, num_inputs, first_outputs, dtype, device)
+            if self._filling is None:
+                self.weight_OI = torch.zeros(num_outputs, num_inputs, dtype=dtype, device=device)
         else:
             self._quantized = quantized_weight(
                 format, num_outputs, num_inputs, asked_by, dtype=dtype, device=device
@@ -52,6 +63,9 @@ class Linear:
         if self._quantized is not None:
             self._packed, self._quantized = self._quantized.pack(), None
             return
+        if self._filling is not None:
+            self._packed, self._filling = self._filling, None
+            return
         self._packed = ops.pack_weight(self.weight_OI)
         if self._packed is not None:
             self.weight_OI = torch.empty(0)
@@ -62,7 +76,12 @@ class Linear:
             return
         is_split = share.inputs != slice(0, share.shape[1])
         dim, start = (1, share.inputs.start) if is_split else (0, share.outputs.start)
-        yield Slot.copy(f"{share.name}.weight", share.shape, self.weight_OI[share.rows], dim, start)
+        name = f"{share.name}.weight"
+        if self._filling is None:
+            yield Slot.copy(name, share.shape, self.weight_OI[share.rows], dim, start)
+            return
+        taken = share.inputs if is_split else share.outputs
+        yield Slot(name, share.shape, partial(self._filling.put, share.rows.start), dim, start, taken.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,7 @@ class ColumnLinear(Linear):
             device=device,
             format=_common_format(quantization, parts),
             asked_by=quantization.origin,
+            first_outputs=list(accumulate((p.stop - p.start for p in parts[:-1]), initial=0)),
         )
         self._num_inputs = num_inputs
         self._parts = parts
@@ -154,6 +174,7 @@ class RowLinear(Linear):
             device=device,
             format=quantization.format_of(name),
             asked_by=quantization.origin,
+            first_outputs=[0],
         )
         self._name = name
         self._shape = (num_outputs, num_inputs)

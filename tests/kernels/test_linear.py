@@ -64,3 +64,20 @@ def test_a_rows_result_does_not_depend_on_the_batch(dtype: torch.dtype) -> None:
 
 def test_types_without_a_packed_form_stay_as_they_are() -> None:
     assert ops.pack_weight(torch.zeros(4, 4, dtype=torch.float64)) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(64, 128, 64), (128, 30), (70,)])
+def test_parts_put_one_by_one_are_the_whole(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    weight, x = random(sum(sizes), 40, dtype=dtype), random(5, 40, dtype=dtype, seed=1)
+    firsts = [sum(sizes[:index]) for index in range(len(sizes))]
+    packed = ops.empty_packed_weight(*weight.shape, firsts, dtype, weight.device)
+    assert (packed is not None) == isinstance(packed_of(weight), PanelLinear)
+    if packed is not None:
+        for first, part in zip(reversed(firsts), reversed(weight.split(sizes)), strict=True):
+            packed.put(first, part)
+        assert torch.equal(packed(x, None), packed_of(weight)(x, None))
+
+
+def test_parts_that_begin_within_a_panel_are_packed_together() -> None:
+    assert ops.empty_packed_weight(96, 40, [0, 32], torch.float32, torch.device("cpu")) is None
