@@ -118,7 +118,7 @@ class _PaddedStep:
         return longs, ints, floats
 
     @torch.inference_mode()
-    def capture(self, pool: tuple[int, int]) -> None:
+    def capture(self, pool: "torch.cuda._POOL_HANDLE") -> None:
         self._compute(self._attention)  # compiles kernels, which a capture must not
         torch.cuda.synchronize(self._model.device)
         graph = torch.cuda.CUDAGraph()
