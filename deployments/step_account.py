@@ -30,6 +30,7 @@ class StepTotals:
         step_s: seconds in steps.
         decode_s: request-seconds in decode: batch x seconds.
         waiting_s: request-seconds of those that a step had no room for.
+        full_s: seconds in such steps; full_running_s: request-seconds of those that these had room for.
         held_s: request-seconds at the replica, running or not.
         open_s: of the time in service, what has passed since the last step's end while another one runs.
     """
@@ -43,6 +44,8 @@ class StepTotals:
     step_s: float = 0.0
     decode_s: float = 0.0
     waiting_s: float = 0.0
+    full_s: float = 0.0
+    full_running_s: float = 0.0
     held_s: float = 0.0
     open_s: float = 0.0
 
@@ -64,6 +67,8 @@ class StepTotals:
             step_s=self.step_s - earlier.step_s,
             decode_s=self.decode_s - earlier.decode_s,
             waiting_s=self.waiting_s - earlier.waiting_s,
+            full_s=self.full_s - earlier.full_s,
+            full_running_s=self.full_running_s - earlier.full_running_s,
             held_s=self.held_s - earlier.held_s,
             open_s=self.open_s - earlier.open_s,
         )
@@ -78,6 +83,8 @@ class StepAccount:
     __slots__ = (
         "_decode_s",
         "_decode_tokens",
+        "_full_running_s",
+        "_full_s",
         "_held_s",
         "_num_kv",
         "_num_prefill",
@@ -93,6 +100,7 @@ class StepAccount:
         self._decode_tokens = [0] * NUM_BUCKETS
         self._num_prefill_steps = self._num_prefill = self._num_recomputed = self._num_kv = 0
         self._step_s = self._decode_s = self._waiting_s = self._held_s = 0.0
+        self._full_s = self._full_running_s = 0.0
 
     def add(self, step: StepRecord, num_held: int) -> None:
         """One step, during which the replica held so many requests."""
@@ -114,6 +122,8 @@ class StepAccount:
             self._num_recomputed += step.num_recomputed_tokens
         if step.num_left_waiting:
             self._waiting_s += step_s * step.num_left_waiting
+            self._full_s += step_s
+            self._full_running_s += step_s * num_running
 
     def totals(self, open_s: float = 0.0) -> StepTotals:
         """So far; `open_s` as in `StepTotals`."""
@@ -127,6 +137,8 @@ class StepAccount:
             step_s=self._step_s,
             decode_s=self._decode_s,
             waiting_s=self._waiting_s,
+            full_s=self._full_s,
+            full_running_s=self._full_running_s,
             held_s=self._held_s,
             open_s=open_s,
         )

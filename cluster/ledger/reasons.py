@@ -1,12 +1,12 @@
 """Why replicas lacked work: each empty slot, and with it the time lost for want of a full batch, has one reason.
 
-    empty slots of a replica  |== own ==|= on the way =|=== elsewhere ===|.... nothing ....|
-                              underfilled control plane      starved         no demand
+    empty slots of a replica  | prompts |== own ==|= on the way =|=== elsewhere ===|.... nothing ....|
+                                        underfilled control plane       starved         no demand
 
-Each kind of work fills as many empty slots as there are requests of it, in this order: those at the replica itself,
-which it has no room for or whose prompts it computes; those on their way to it or, ended, on their way back; those
-that wait elsewhere, in routers or at replicas that are full. So one request that waits somewhere does not make a
-whole cluster starved.
+Slots whose requests' prompts are computed are not empty; if these are all, the replica itself is the reason. Each
+kind of work fills as many of the others as there are requests of it, in this order: those in its own queue that it
+has no room for; those on their way to it or, ended, on their way back; those that wait elsewhere, in routers or at
+replicas that are full. So one request that waits somewhere does not make a whole cluster starved.
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ def lacking_shares(
     num_free, num_waiting = 0.0, num_queued
     for name, part in serving.items():
         own, on_the_way = fills[name]
-        num_free += max(part.empty_slots, 0.0) * (1.0 - own - on_the_way)
-        num_waiting += part.own - own * max(part.empty_slots, 0.0)
+        num_free += _slots(part) * (1.0 - own - on_the_way)
+        num_waiting += max(0.0, part.waiting - own * _slots(part))
     elsewhere = min(1.0, num_waiting / num_free) if num_free > 0.0 else 0.0
     # Requests that wait while no replica has any are not the replicas' matter.
     reason = "starved" if any(part.held > 0.0 for part in serving.values()) else "control plane"
@@ -55,7 +55,13 @@ def _near_fill(part: Parts) -> tuple[float, float]:
 
     A batch above the baseline's that costs time all the same is none of the others' fault either.
     """
-    if part.empty_slots <= 0.0 or part.lacking_s <= 0.0:
+    slots = _slots(part)
+    if slots <= 0.0 or part.lacking_s <= 0.0:
         return 1.0, 0.0
-    own = min(1.0, part.own / part.empty_slots)
-    return own, min(1.0 - own, part.on_the_way / part.empty_slots)
+    own = min(1.0, part.own / slots)
+    return own, min(1.0 - own, part.on_the_way / slots)
+
+
+def _slots(part: Parts) -> float:
+    """Empty, and no prompts are computed for them."""
+    return max(0.0, part.empty_slots - part.pending)

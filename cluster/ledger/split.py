@@ -15,7 +15,7 @@ not (other prompts or contexts than the baseline's, prompts computed whose answe
 from dataclasses import dataclass
 
 from .counters import Span
-from .yardstick import Yardstick, pending_s
+from .yardstick import Saturation, Yardstick, pending_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,9 @@ class Parts:
         recompute_s: in steps, on tokens computed before, beyond what the baseline had of it.
         empty_slots: of the baseline's batch, mean over the span; negative above it.
         held: requests at the replica, mean.
-        own: of these, in its queue without room, or not yet decoding beyond what is usual.
+        pending: of these, beyond what is usual, those whose prompts are computed, mean.
+        waiting: of these, in its queue without room, mean.
+        own: so many of the slots were empty although requests waited in its queue at the same time, mean.
         on_the_way: requests bound to it that it does not hold, mean.
     """
 
@@ -41,6 +43,8 @@ class Parts:
     recompute_s: float
     empty_slots: float
     held: float
+    pending: float
+    waiting: float
     own: float
     on_the_way: float
 
@@ -66,6 +70,8 @@ def split(span: Span, yardstick: Yardstick) -> Parts:
             recompute_s=0.0,
             empty_slots=batch * idle_share,
             held=batch * (1.0 - idle_share),
+            pending=0.0,
+            waiting=0.0,
             own=0.0,
             on_the_way=on_the_way,
         )
@@ -83,6 +89,20 @@ def split(span: Span, yardstick: Yardstick) -> Parts:
         recompute_s=recomputed * yardstick.prefill_token_s,
         empty_slots=saturation.batch - steps.decode_s / span.seconds,
         held=held,
-        own=steps.waiting_s / span.seconds + max(0.0, pending_s(span) / span.seconds - saturation.pending),
+        pending=max(0.0, pending_s(span) / span.seconds - saturation.pending),
+        waiting=steps.waiting_s / span.seconds,
+        own=_own_slots(span, saturation),
         on_the_way=on_the_way,
     )
+
+
+def _own_slots(span: Span, saturation: Saturation) -> float:
+    """Slots that were empty in steps that left requests waiting, at most as many as waited; time between steps is
+    like the steps. Means over all steps would not do: of what comes in bursts, some waits at one moment, and slots
+    are empty at another."""
+    steps, in_steps = span.steps, 1.0 - saturation.overhead_s
+    if steps.step_s <= 0.0 or in_steps <= 0.0:
+        return 0.0
+    full_batch = (saturation.batch + saturation.pending) / in_steps
+    empty_s = min(steps.waiting_s, max(0.0, full_batch * steps.full_s - steps.full_running_s))
+    return empty_s / steps.step_s * span.working_s / span.seconds

@@ -31,6 +31,7 @@ def test_prompts_context_and_those_that_wait() -> None:
     assert (totals.num_prefill_steps, totals.num_prefill_tokens, totals.num_recomputed_tokens) == (1, 300, 20)
     assert totals.num_kv_tokens == 2005
     assert (totals.waiting_s, totals.held_s, totals.open_s) == pytest.approx((6.0, 21.0, 0.25))
+    assert (totals.full_s, totals.full_running_s) == pytest.approx((2.0, 10.0))
 
 
 def test_an_answer_computed_again_in_one_piece_counts_as_prompt() -> None:

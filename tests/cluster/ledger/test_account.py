@@ -75,6 +75,16 @@ def test_a_batch_that_is_not_full_has_its_reason(
     assert shares(ledger) == pytest.approx(lost, rel=0.02)
 
 
+def test_of_what_comes_in_bursts_the_queue_fills_no_slots_that_are_empty_later() -> None:
+    """Half of the time it has more than fits, half of the time a half batch, while more is on the way."""
+
+    def act(replica: SteppingReplica) -> None:
+        replica.work(0.5, waiting=BATCH)
+        replica.work(0.5, batch=BATCH // 2, on_the_way=BATCH)
+
+    assert shares(ledger_of(act)) == pytest.approx({"control plane": half_full_s() / 2}, rel=0.05)
+
+
 def test_idle_while_another_has_more_than_it_can_do() -> None:
     ledger = ledger_of(lambda replica: replica.work(1.0, waiting=500), lambda replica: replica.idle(1.0))
     assert shares(ledger) == pytest.approx({"starved": 50.0})
