@@ -58,7 +58,8 @@ class PanelLinear:
     reads_rows = True
 
     def __init__(self, weight_OI: torch.Tensor) -> None:
-        self._allocate(*weight_OI.shape, weight_OI.dtype)
+        num_outputs, num_inputs = weight_OI.shape
+        self._allocate(num_outputs, num_inputs, weight_OI.dtype)
         self.put(0, weight_OI)
 
     @classmethod
