@@ -37,7 +37,8 @@ class VocabEmbedding:
         self._name = name
         self._tp = tp
         self._split = VocabSplit(vocab_size, tp)
-        self.weight_VD = torch.zeros(self._split.size, hidden_size, dtype=dtype, device=device)
+        self.weight_VD = torch.empty(self._split.size, hidden_size, dtype=dtype, device=device)
+        self.weight_VD[self._split.stop - self._split.start :].zero_()
         self._packed: ops.PackedWeight | None = None
 
     def __call__(self, token_ids_T: torch.Tensor) -> torch.Tensor:
