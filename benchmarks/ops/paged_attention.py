@@ -1,3 +1,5 @@
+"""Cases of `paged_attention` at a model's shapes (see `case.py`)."""
+
 from collections.abc import Iterator
 
 import torch

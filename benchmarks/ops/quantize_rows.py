@@ -1,3 +1,5 @@
+"""Cases of `quantize_rows` at a model's shapes (see `case.py`)."""
+
 from collections.abc import Iterator
 
 import torch

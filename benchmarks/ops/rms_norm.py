@@ -1,3 +1,5 @@
+"""Cases of `rms_norm` at a model's shapes (see `case.py`)."""
+
 from collections.abc import Iterator
 
 from nfold.kernels.reference import rms_norm as reference

@@ -1,3 +1,5 @@
+"""Cases of `rotary_and_write_kv` at a model's shapes (see `case.py`)."""
+
 from collections.abc import Iterator
 
 import torch

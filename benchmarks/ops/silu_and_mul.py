@@ -1,3 +1,5 @@
+"""Cases of `silu_and_mul` at a model's shapes (see `case.py`)."""
+
 from collections.abc import Iterator
 
 from nfold.kernels.reference import silu_and_mul as reference
