@@ -248,6 +248,22 @@ def main() -> None:
 
     line = {"benchmark": "listed_hosts", **figures, "seconds": seconds, "provenance": provenance().model_dump()}
     print(json.dumps(line))
+    if wrong := shortcomings(figures):
+        raise SystemExit("not as it should be: " + "; ".join(wrong))
+
+
+def shortcomings(figures: dict[str, Any]) -> list[str]:
+    """What of the claim does not hold."""
+    moves = [(move["before"], move["nodes"]) for move in figures["list"]]
+    claims = {
+        f"the host was to come and go once, and there were {moves}": moves == [(0, 1), (1, 0)],
+        f"{figures['num_failed']} requests failed: {figures['first_error']}": figures["num_failed"] == 0,
+        f"{figures['num_cut']} requests were cut": figures["num_cut"] == 0,
+        "no request was answered": figures["num_done"] > 0,
+        f"the controller kept {figures['decisions']} decisions": figures["decisions"] >= 2,
+        f"passed over were {figures['passed_over']}, not the silent host": figures["passed_over"] == [SILENT],
+    }
+    return [what for what, holds in claims.items() if not holds]
 
 
 if __name__ == "__main__":
