@@ -33,6 +33,7 @@ class _Rows(NamedTuple):
     """The rows of one step that need a look: which of its outputs, and whose."""
 
     replica: Replica
+    model: Model
     outputs: StepOutputs
     rows: Indices
     slots: Indices
@@ -67,23 +68,23 @@ class Delivery:
 
     def take_in(self, replica: Replica, model: Model, outputs: StepOutputs) -> None:
         """Book the tokens of one step. What begins or ends with them is left to `settle`."""
-        rows, slots, num_tokens, _ = self._table.book(outputs.request_ids, outputs.token_ids, outputs.finish)
+        rows, slots, num_tokens = self._table.book(outputs.request_ids, outputs.token_ids, outputs.finish)
         replica.book_step(outputs.step, num_tokens)
         model.num_output_tokens += num_tokens
         if len(rows):
-            pool = replica.pool
-            self._taken_in.setdefault((pool.model, pool.name), []).append(_Rows(replica, outputs, rows, slots))
+            pool, part = replica.pool, _Rows(replica, model, outputs, rows, slots)
+            self._taken_in.setdefault((pool.model, pool.name), []).append(part)
 
     def settle(self) -> None:
         """Note the first and last tokens of all that was taken in, and free the slots of what ended."""
-        while self._taken_in:
-            _, parts = self._taken_in.popitem()
-            pool = parts[0].replica.pool
-            model = next(model for model in self._models if model.name == pool.model)
-            self._settle(pool, model, parts)
+        taken_in, self._taken_in = self._taken_in, {}
+        for parts in taken_in.values():
+            self._settle(parts)
 
-    def _settle(self, pool: Pool, model: Model, parts: list[_Rows]) -> None:
+    def _settle(self, parts: list[_Rows]) -> None:
+        """Of one pool."""
         table, now_s = self._table, self._clock()
+        pool, model = parts[0].replica.pool, parts[0].model
         slots = np.concatenate([part.slots for part in parts])
         finish = np.concatenate([part.outputs.finish[part.rows] for part in parts])
         has_token = np.concatenate([part.outputs.token_ids[part.rows] >= 0 for part in parts])

@@ -45,13 +45,11 @@ class Booked(NamedTuple):
         rows: those that someone must look at (first of an attempt, last, streamed), in order.
         slots: of these rows.
         num_tokens: taken in, of all rows.
-        all_differ: no request has two of these rows.
     """
 
     rows: Indices
     slots: Indices
     num_tokens: int
-    all_differ: bool
 
 
 class RequestTable:
@@ -245,7 +243,7 @@ class RequestTable:
         slots = slots[looked_at]
         if len(slots):
             self._look[slots] = self._every_row[slots]
-        return Booked(looked_at if rows is None else rows[looked_at], slots, num_tokens, True)
+        return Booked(looked_at if rows is None else rows[looked_at], slots, num_tokens)
 
     def _book_in_parts(self, rows: Indices, slots: Indices, token_ids: I32, finish: U8) -> Booked:
         """The given rows; a request may have several: an engine may bring it more than one token in a step."""
@@ -256,7 +254,7 @@ class RequestTable:
             parts.append(self._book(part, slots[part], token_ids[part], finish[part]))
             rows = np.delete(rows, first)
         looked_at = np.sort(np.concatenate([rows, *(part.rows for part in parts)]))
-        return Booked(looked_at, slots[looked_at], sum(part.num_tokens for part in parts), False)
+        return Booked(looked_at, slots[looked_at], sum(part.num_tokens for part in parts))
 
     def all_differ(self, slots: Indices) -> bool:
         """Whether none comes twice."""

@@ -355,6 +355,7 @@ class Router:
 
     def _take_back(self, replica: Replica, model: Model, message: Refused) -> None:
         """A draining replica did not take these."""
+        self._delivery.settle()  # no row may be left of what leaves its replica here
         slots, valid = self._table.match(message.request_ids)
         slots = slots[valid]
         slots = slots[self._table.replica[slots] == replica.number]

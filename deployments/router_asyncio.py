@@ -45,9 +45,8 @@ class Attachment:
             return
         if (gather_s := self._router.gather_s()) > 0.0:
             self._gathering = self._loop.call_later(gather_s, self._drain_gathered)
-            return
-        self._router.drain_messages()
-        self._look_again()
+        else:
+            self._drain_gathered()
 
     def _drain_gathered(self) -> None:
         self._gathering = None

@@ -42,7 +42,7 @@ class BulkSink(Protocol):
     """Takes the news of many requests at once, each known by its tag."""
 
     def progress(self, first: Indices, done: Indices, num_tokens: I32, finish: U8, now_s: float) -> None:
-        """Called once per message of a replica that has such news; must not block, and may submit and abort.
+        """Called when messages bring such news, once for all of a turn; must not block, and may submit and abort.
 
         Args:
             first: tags of the requests whose first token came.
