@@ -13,7 +13,7 @@ from ..deployments.router import Router, RouterSettings
 from ..models.errors import StateError, UnavailableError
 from .arrivals import ClosedLoop
 from .baseline import Baseline, BaselineKey
-from .ledger import fit_curve, overhead_token_s, saturation_of, spans
+from .ledger import fit_saturation, spans
 from .load import POLL_S, LoadSettings, run_load
 from .load_result import LoadResult, StepTimePoint
 from .provenance import provenance
@@ -245,11 +245,7 @@ def build_baseline(
     median = statistics.median_low(rates)
     typical = results[rates.index(median)]
     told = [span for result in (*curve, *results) for span in spans(result.samples)]
-    fitted = fit_curve([span.steps for span in told])
-    saturation = None
-    at_saturation = spans(typical.samples)
-    if fitted is not None and any(span.steps.num_steps for span in at_saturation):
-        saturation, fitted = saturation_of(at_saturation, fitted, overhead_token_s(told))
+    saturation, fitted = fit_saturation(told, spans(typical.samples))
     return Baseline(
         key=BaselineKey(model=address.model, accelerator=address.accelerator, tp=address.tp, workload=workload),
         weights=weights,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ...deployments.addresses import ReplicaAddress
 from ..baseline import Baseline, BaselineKey
-from ..ledger import Ledger, ModelCounters, account, fit_curve, overhead_token_s, saturation_of, spans
+from ..ledger import Ledger, ModelCounters, account, fit_saturation, spans
 from ..provenance import provenance
 from ..service_view import yardstick_name
 from .client import ClientResult
@@ -40,10 +40,7 @@ def baseline_of(
     typical = results[rates.index(median)]
     in_flight = statistics.fmean(_in_flight(result.counters) for result in results) / len(replicas)
     told = [span for result in results for span in spans(result.counters)]
-    curve = fit_curve([span.steps for span in told])
-    saturation = None
-    if curve is not None:
-        saturation, curve = saturation_of(spans(typical.counters), curve, overhead_token_s(told))
+    saturation, curve = fit_saturation(told, spans(typical.counters))
     return Baseline(
         key=key,
         weights="",

@@ -15,7 +15,7 @@ from .book import Books, Place
 from .columns import COLUMNS, UNEXPLAINED, Ledger, nothing_lost, total
 from .counters import ModelCounters, Presence, ReplicaCounters, Span, span_between
 from .curve import StepCurve, fit_curve
-from .yardstick import Saturation, Yardstick, overhead_token_s, saturation_of, yardstick_of
+from .yardstick import Saturation, Yardstick, fit_saturation, overhead_token_s, yardstick_of
 
 __all__ = [
     "COLUMNS",
@@ -33,9 +33,9 @@ __all__ = [
     "account",
     "books_of",
     "fit_curve",
+    "fit_saturation",
     "nothing_lost",
     "overhead_token_s",
-    "saturation_of",
     "span_between",
     "spans",
     "tokens_per_s",

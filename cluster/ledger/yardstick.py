@@ -7,7 +7,7 @@ import numpy as np
 
 from ..record import Record
 from .counters import Span
-from .curve import StepCurve, tell_apart
+from .curve import StepCurve, fit_curve, tell_apart
 
 
 class Saturation(Record):
@@ -139,6 +139,18 @@ def saturation_of(
         curve_prefill_s=factor * sum(each.prefill_s for each in said) / seconds,
     )
     return saturation, curve.scaled(factor)
+
+
+def fit_saturation(
+    observed: Sequence[Span], at_saturation: Sequence[Span]
+) -> tuple[Saturation | None, StepCurve | None]:
+    """How replicas worked at saturation, and the curve of their steps, out of all that was observed of them.
+
+    The curve is None as `fit_curve` says; without a curve or a step at saturation the former is None as well."""
+    curve = fit_curve([span.steps for span in observed])
+    if curve is None or not any(span.steps.num_steps for span in at_saturation):
+        return None, curve
+    return saturation_of(at_saturation, curve, overhead_token_s(observed))
 
 
 def yardstick_of(
