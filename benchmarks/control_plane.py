@@ -22,7 +22,6 @@ Last line: JSON.
 import argparse
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import control_plane_scenarios as scenarios
@@ -30,6 +29,7 @@ from control_plane_growth import growth
 from control_plane_mixed import mixed
 from control_plane_rival import rival
 from control_plane_streams import streams
+from kept_results import keep
 
 Progress = Callable[[str], None]
 Measurement = Callable[[argparse.Namespace, Progress], dict[str, object]]
@@ -81,22 +81,13 @@ def line_of(name: str, found: dict[str, object], quick: bool) -> dict[str, objec
     return head | {key: found.get(key) for key in COMMON} | found | {"provenance": provenance().model_dump()}
 
 
-def keep(name: str, line: dict[str, object], folder: Path) -> Path:
-    """As `<program>-<measurement>-<date>.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"control_plane-{name}-{datetime.now(UTC):%Y-%m-%d}.json"
-    path.write_text(json.dumps(line) + "\n")
-    return path
-
-
 def main() -> None:
     args = parse()
     name = args.measurement
     print(f"{name}: simulated accelerators, real time", flush=True)
     found = MEASUREMENTS[name](args, lambda text: print(f"  {text}", flush=True))
     line = line_of(name, found, args.quick)
-    if args.keep is not None:
-        keep(name, line, args.keep)
+    keep(f"control_plane-{name}", line, args.keep)
     print(json.dumps(line))
 
 

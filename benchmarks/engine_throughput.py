@@ -16,10 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 from engine_limits import __file__ as LIMITS
+from kept_results import keep
 from rivals import DEFAULT_FOLDER, HERE, RIVALS
 from workload import SMALL, Workload, count_weights, make_checkpoint, make_workload, vocab_size_of
 
@@ -144,15 +144,13 @@ def main() -> None:
         figures = {dtype: compare(dtype, args) for dtype in args.dtype}
     from nfold.cluster.provenance import provenance
 
-    line = json.dumps(
+    line = (
         figures
         | {"rivals": args.rival, "num_requests": args.requests, "repeats": args.repeats, "threads": args.threads}
         | {"provenance": provenance().model_dump()}
     )
-    if args.keep is not None:
-        name = "-".join(["engine_throughput", *args.rival, *args.dtype, str(datetime.now(UTC).date())]) + ".json"
-        (args.keep / name).write_text(line + "\n")
-    print(line)
+    keep("-".join(["engine_throughput", *args.rival, *args.dtype]), line, args.keep)
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

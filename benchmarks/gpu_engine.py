@@ -20,6 +20,8 @@ import types
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kept_results import keep
+
 ROOT = Path(__file__).resolve().parent.parent
 GOAL_TOKENS_PER_S, GOAL_ROOFLINE = 4400.0, 0.70
 KEPT_FOR_EXIT_S = 15.0
@@ -107,12 +109,10 @@ def main() -> None:
         result["graphs"] = check_graphs(device, args.tiny)
         wrong += [] if result["graphs"]["equal"] == result["graphs"]["answers"] else ["graphs"]
         result |= run_engine(args, device, fp8, limits, deadline_s)
-    line = json.dumps(result)
-    if args.keep:
-        (args.keep / f"gpu_engine-{datetime.now(UTC):%Y-%m-%d}.json").write_text(line + "\n")
+    keep("gpu_engine", result, args.keep)
     if wrong:
         print(f"wrong: {', '.join(wrong)}")
-    print(line)
+    print(json.dumps(result))
     sys.exit(1 if wrong else 0)
 
 

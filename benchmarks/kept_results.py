@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 
-def keep(name: str, line: Mapping[str, object], folder: Path | None) -> None:
-    """As `<name>-<date>.json`; without a folder, nothing is kept."""
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json").write_text(json.dumps(line) + "\n")
+def keep(name: str, line: Mapping[str, object], folder: Path | None) -> Path | None:
+    """As `<name>-<date>.json`, which is returned; without a folder, nothing is kept."""
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+    path.write_text(json.dumps(line) + "\n")
+    return path

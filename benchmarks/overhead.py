@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=32, help="requests in one engine step")
     parser.add_argument("--warmup", type=float, default=5.0, help="seconds")
     parser.add_argument("--window", type=float, default=15.0, help="seconds")
-    parser.add_argument("--samples", type=int, default=40, help="requests per TTFT figure")
+    parser.add_argument("--samples", type=int, default=100, help="requests per TTFT figure")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=8730)
     args = parser.parse_args()

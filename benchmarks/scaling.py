@@ -4,8 +4,8 @@
 
 Two Ray nodes on this machine, each with half of its cores, serve the default model. One-node runs and two-node runs
 take turns, the former on either node in turn, in a closed loop through this process's own router. In a run on one
-node, load generator and router keep to that node's half of the machine, or they would cost it nothing. Each run
-asks questions that no run before has asked. Medians count. Last line: JSON.
+node, load generator and router keep to that node's half of the machine, or they would cost it nothing. Prefix
+caches are off: questions that were asked before cost as much as new ones. Medians count. Last line: JSON.
 """
 
 import argparse
@@ -34,9 +34,8 @@ MODEL = "nfold-sums"
 def config_of(port: int) -> NfoldConfig:
     config = NfoldConfig.default()
     [model] = config.models
-    models = [model.model_copy(update={"engine": model.engine.model_copy(update={"prefix_cache": False})})]
     ports = {"http": HttpConfig(port=port), "metrics": MetricsConfig(port=port + 1)}
-    return config.model_copy(update={"name": "scaling", "models": models, **ports})
+    return config.model_copy(update={"name": "scaling", "models": [model.without_prefix_cache()], **ports})
 
 
 class Bench:

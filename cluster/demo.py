@@ -59,11 +59,10 @@ def demo_config(is_free: Callable[[str, int], bool]) -> NfoldConfig:
     which make a question cheaper once the like was asked: one node and two would not do equal work."""
     config = NfoldConfig.default()
     http, metrics = config.http, config.metrics
-    engines = {model.name: model.engine.model_copy(update={"prefix_cache": False}) for model in config.models}
     return config.model_copy(
         update={
             "name": "demo",
-            "models": [model.model_copy(update={"engine": engines[model.name]}) for model in config.models],
+            "models": [model.without_prefix_cache() for model in config.models],
             "http": HttpConfig(host=http.host, port=_choose(http.host, http.port, is_free)),
             "metrics": MetricsConfig(host=metrics.host, port=_choose(metrics.host, metrics.port, is_free)),
         }

@@ -142,6 +142,10 @@ class ServedModelConfig(Section):
             return Path(__file__).parent.parent / "models" / "embedded" / "nfold-sums"
         return Path(self.path).expanduser()
 
+    def without_prefix_cache(self) -> "ServedModelConfig":
+        """For measurements: a prompt costs as much as the first of its kind."""
+        return self.model_copy(update={"engine": self.engine.model_copy(update={"prefix_cache": False})})
+
     @model_validator(mode="after")
     def _simulated_engines_have_profiles(self) -> Self:
         if (self.simulated is None) != (self.path != SIMULATED_MODEL):

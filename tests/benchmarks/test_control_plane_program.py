@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_plane import COMMON, MEASUREMENTS, keep, line_of, parse
+from control_plane import COMMON, MEASUREMENTS, line_of, parse
 from control_plane_cpu import CpuSeconds, service_processes
 from control_plane_fleet import fleet_config
 from control_plane_relay import far_away
 from control_plane_report import Goal, added_figures, cpu_figures, latency_figures, what_is_full
+from kept_results import keep
 from nfold.deployments.addresses import ReplicaAddress
 
 
@@ -44,7 +45,8 @@ def test_the_last_line_has_the_common_figures_and_says_simulated(name: str, tmp_
     assert all(key in line for key in COMMON)
     assert line["simulated"] is True
     assert line["own"] == [1]
-    kept = keep(name, line, tmp_path)
+    kept = keep(f"control_plane-{name}", line, tmp_path)
+    assert kept is not None
     assert kept.name.startswith(f"control_plane-{name}-")
     assert json.loads(kept.read_text())["measurement"] == name
 
