@@ -172,12 +172,11 @@ def _cost_gauges(report: ServiceReport) -> Iterator[Metric]:
     million = GaugeMetricFamily(
         "nfold_cost_per_million_output_tokens", "The same for a million tokens at the present rate.", labels=labels
     )
-    for model, cost in report.costs.models.items() if report.costs else ():
-        currency = report.costs.currency if report.costs else ""
-        for name, part in cost.parts.items():
-            hour.add_metric((model, name.replace("-", "_"), currency), part)
-        for name, part in cost.parts_per_million.items():
-            million.add_metric((model, name.replace("-", "_"), currency), part)
+    if (costs := report.costs) is not None:
+        for model, cost in costs.models.items():
+            for family, parts in ((hour, cost.parts), (million, cost.parts_per_million)):
+                for name, part in parts.items():
+                    family.add_metric((model, name.replace("-", "_"), costs.currency), part)
     yield from (hour, million)
 
 

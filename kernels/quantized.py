@@ -174,8 +174,8 @@ class UnpackedMxfp4(_Product):
     def __call__(
         self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        y_TO = F.linear(x_TI, mxfp4.dequantize(self._codes, self._scale_OG, x_TI.dtype), bias_O)
-        return y_TO if out_dtype is None else y_TO.to(out_dtype)
+        weight_OI = mxfp4.dequantize(self._codes, self._scale_OG, x_TI.dtype)
+        return PlainWeight(weight_OI)(x_TI, bias_O, out_dtype)
 
 
 class PlainWeight(_Product):

@@ -3,11 +3,15 @@
 Needs a connected process.
 """
 
+from typing import TypeVar
+
 import msgspec
 
 from ...deployments import discovery
 from .costs import Costs
 from .decision import Decision
+
+Kept = TypeVar("Kept")
 
 _KEY = "controller/latest"
 _COSTS = "controller/costs"
@@ -19,13 +23,7 @@ def publish_latest(service: str, decision: Decision) -> None:
 
 def latest(service: str) -> Decision | None:
     """None when there is none, or it is another version's."""
-    value = discovery.get_value(service, _KEY)
-    if value is None:
-        return None
-    try:
-        return msgspec.json.decode(value, type=Decision)
-    except msgspec.MsgspecError:
-        return None
+    return _read(service, _KEY, Decision)
 
 
 def publish_costs(service: str, costs: Costs) -> None:
@@ -34,10 +32,14 @@ def publish_costs(service: str, costs: Costs) -> None:
 
 def latest_costs(service: str) -> Costs | None:
     """None when there are none, or they are another version's."""
-    value = discovery.get_value(service, _COSTS)
+    return _read(service, _COSTS, Costs)
+
+
+def _read(service: str, key: str, kind: type[Kept]) -> Kept | None:
+    value = discovery.get_value(service, key)
     if value is None:
         return None
     try:
-        return msgspec.json.decode(value, type=Costs)
+        return msgspec.json.decode(value, type=kind)
     except msgspec.MsgspecError:
         return None
