@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from nfold.deployments.http_protocol import GatewayProtocol, use_for_servers
+from ray.serve._private.http_util import parse_disconnect_disabled_header
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -39,10 +40,15 @@ class RecordingTransport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-def writes_of(messages: Sequence[Message], requests: Sequence[bytes] = (REQUEST,)) -> list[bytes]:
-    """What a connection writes when its application answers each request so; a pause lets the loop turn."""
+def writes_of(
+    messages: Sequence[Message], requests: Sequence[bytes] = (REQUEST,), scopes: list[Scope] | None = None
+) -> list[bytes]:
+    """What a connection writes when its application answers each request so; a pause lets the loop turn. `scopes`
+    takes what the application was called with."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scopes is not None:
+            scopes.append(scope)
         for message in messages:
             if message is PAUSE:
                 for _ in range(3):
@@ -93,6 +99,14 @@ def test_requests_that_come_together_are_answered_in_order() -> None:
 def test_what_is_no_request_is_answered_and_closed() -> None:
     (answer,) = writes_of([], [b"nonsense\r\n\r\n"])
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_serve_does_not_watch_for_clients_that_go() -> None:
+    scopes: list[Scope] = []
+    writes_of([START, piece(b"", more=False)], scopes=scopes)
+    headers = dict(scopes[0]["headers"])
+    assert headers[b"host"] == b"h"
+    assert parse_disconnect_disabled_header(headers)
 
 
 def test_servers_take_this_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
