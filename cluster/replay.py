@@ -233,9 +233,9 @@ class _Replay:
 
     def _end_step(self, replica: int, now_s: float) -> None:
         engine = self._engines[replica]
-        num_left, num_held = engine.num_left_waiting, engine.num_running + engine.num_waiting
+        num_held = engine.num_running + engine.num_waiting
         new, work, step_s = engine.end_step()
-        self._books.end_step(replica, step_s, work, num_left, num_held)
+        self._books.end_step(replica, step_s, work, num_held)
         self._books.add_tokens(replica, len(new.ids))
         if engine.has_work:
             self._begin_step(replica, now_s)

@@ -38,7 +38,7 @@ class ReplayBooks:
     def begin_step(self, replica: int, now_s: float) -> None:
         self._began_s[replica] = now_s
 
-    def end_step(self, replica: int, step_s: float, work: StepWork, num_left_waiting: int, num_held: int) -> None:
+    def end_step(self, replica: int, step_s: float, work: StepWork, num_held: int) -> None:
         """Before what ended in it is taken off `num_held`."""
         record = StepRecord(
             step_s=step_s,
@@ -46,7 +46,9 @@ class ReplayBooks:
             num_decode_tokens=work.num_decode_tokens,
             num_recomputed_tokens=work.num_recomputed_tokens,
             num_kv_tokens=work.num_kv_tokens,
-            num_left_waiting=num_left_waiting,
+            num_running=work.num_running,
+            num_without_room=work.num_without_room,
+            num_deferred=work.num_deferred,
         )
         self._accounts[replica].add(record, num_held)
         self._busy_s[replica] += step_s

@@ -29,9 +29,10 @@ class StepTotals:
         num_kv_tokens: context held, summed over steps.
         step_s: seconds in steps.
         decode_s: request-seconds in decode: batch x seconds.
-        waiting_s: request-seconds of those that a step had no room for.
-        full_s: seconds in such steps; full_running_s: request-seconds of those that these had room for.
-        held_s: request-seconds at the replica, running or not.
+        roomed_s: request-seconds of those that there was room for: in steps, or deferred.
+        waiting_s: of those that there was none for.
+        full_s: seconds in steps that left some of these; full_roomed_s: of `roomed_s`, in such steps.
+        held_s: request-seconds at the replica: also of those that came while a step ran.
         open_s: of the time in service, what has passed since the last step's end while another one runs.
     """
 
@@ -43,9 +44,10 @@ class StepTotals:
     num_kv_tokens: int = 0
     step_s: float = 0.0
     decode_s: float = 0.0
+    roomed_s: float = 0.0
     waiting_s: float = 0.0
     full_s: float = 0.0
-    full_running_s: float = 0.0
+    full_roomed_s: float = 0.0
     held_s: float = 0.0
     open_s: float = 0.0
 
@@ -66,9 +68,10 @@ class StepTotals:
             num_kv_tokens=self.num_kv_tokens - earlier.num_kv_tokens,
             step_s=self.step_s - earlier.step_s,
             decode_s=self.decode_s - earlier.decode_s,
+            roomed_s=self.roomed_s - earlier.roomed_s,
             waiting_s=self.waiting_s - earlier.waiting_s,
             full_s=self.full_s - earlier.full_s,
-            full_running_s=self.full_running_s - earlier.full_running_s,
+            full_roomed_s=self.full_roomed_s - earlier.full_roomed_s,
             held_s=self.held_s - earlier.held_s,
             open_s=self.open_s - earlier.open_s,
         )
@@ -83,13 +86,14 @@ class StepAccount:
     __slots__ = (
         "_decode_s",
         "_decode_tokens",
-        "_full_running_s",
+        "_full_roomed_s",
         "_full_s",
         "_held_s",
         "_num_kv",
         "_num_prefill",
         "_num_prefill_steps",
         "_num_recomputed",
+        "_roomed_s",
         "_step_s",
         "_steps",
         "_waiting_s",
@@ -100,14 +104,13 @@ class StepAccount:
         self._decode_tokens = [0] * NUM_BUCKETS
         self._num_prefill_steps = self._num_prefill = self._num_recomputed = self._num_kv = 0
         self._step_s = self._decode_s = self._waiting_s = self._held_s = 0.0
-        self._full_s = self._full_running_s = 0.0
+        self._roomed_s = self._full_s = self._full_roomed_s = 0.0
 
     def add(self, step: StepRecord, num_held: int) -> None:
-        """One step, during which the replica held so many requests."""
+        """One step, at whose end the replica held so many requests, those that ended in it included."""
         step_s, num_prefill = step.step_s, step.num_prefill_tokens
         # A request that is computed again in one piece counts as prompt: decoding is one token each.
-        num_running = max(0, num_held - step.num_left_waiting)
-        num_decode = min(step.num_decode_tokens, num_running)
+        num_decode = min(step.num_decode_tokens, step.num_running)
         num_prefill += step.num_decode_tokens - num_decode
         bucket = min(num_decode.bit_length(), NUM_BUCKETS - 1)
         self._steps[bucket] += 1
@@ -115,15 +118,17 @@ class StepAccount:
         self._step_s += step_s
         self._decode_s += step_s * num_decode
         self._held_s += step_s * num_held
+        roomed_s = step_s * (step.num_running + step.num_deferred)
+        self._roomed_s += roomed_s
         self._num_kv += step.num_kv_tokens
         if num_prefill:
             self._num_prefill_steps += 1
             self._num_prefill += num_prefill
             self._num_recomputed += step.num_recomputed_tokens
-        if step.num_left_waiting:
-            self._waiting_s += step_s * step.num_left_waiting
+        if step.num_without_room:
+            self._waiting_s += step_s * step.num_without_room
             self._full_s += step_s
-            self._full_running_s += step_s * num_running
+            self._full_roomed_s += roomed_s
 
     def totals(self, open_s: float = 0.0) -> StepTotals:
         """So far; `open_s` as in `StepTotals`."""
@@ -136,9 +141,10 @@ class StepAccount:
             num_kv_tokens=self._num_kv,
             step_s=self._step_s,
             decode_s=self._decode_s,
+            roomed_s=self._roomed_s,
             waiting_s=self._waiting_s,
             full_s=self._full_s,
-            full_running_s=self._full_running_s,
+            full_roomed_s=self._full_roomed_s,
             held_s=self._held_s,
             open_s=open_s,
         )

@@ -21,7 +21,7 @@ from ..models.engine.protocol import U64, EngineStats, StepOutputs, StepRecord, 
 from .array_frame import ArrayFrame, Arrays, WireError, pack
 from .step_account import NO_STEPS, StepTotals
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 REQUEST_ID_BITS = 40
 
 Frames = list[bytes]

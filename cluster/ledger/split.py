@@ -30,7 +30,7 @@ class Parts:
         recompute_s: in steps, on tokens computed before, beyond what the baseline had of it.
         empty_slots: of the baseline's batch, mean over the span; negative above it.
         held: requests at the replica, mean.
-        pending: of these, beyond what is usual, those whose prompts are computed, mean.
+        pending: of these, beyond what is usual, those whose prompts are computed or will be in a later step, mean.
         waiting: of these, in its queue without room, mean.
         own: so many of the slots were empty although requests waited in its queue at the same time, mean.
         on_the_way: requests bound to it that it does not hold, mean.
@@ -104,5 +104,5 @@ def _own_slots(span: Span, saturation: Saturation) -> float:
     if steps.step_s <= 0.0 or in_steps <= 0.0:
         return 0.0
     full_batch = (saturation.batch + saturation.pending) / in_steps
-    empty_s = min(steps.waiting_s, max(0.0, full_batch * steps.full_s - steps.full_running_s))
+    empty_s = min(steps.waiting_s, max(0.0, full_batch * steps.full_s - steps.full_roomed_s))
     return empty_s / steps.step_s * span.working_s / span.seconds

@@ -15,8 +15,8 @@ class Saturation(Record):
 
     Attributes:
         batch: requests in decode, mean over time.
-        pending: requests at the replica that neither decode nor lack room, mean: their prompts are computed, or
-            they came during a step.
+        pending: requests that there is room for and that do not decode, mean: their prompts are computed, or will
+            be in a later step.
         steps: engine steps.
         decode_tokens, prefill_tokens, recomputed_tokens: computed in them.
         kv_tokens: context held, summed over them.
@@ -89,7 +89,7 @@ class Yardstick:
 
 def pending_s(span: Span) -> float:
     """Request-seconds, see `Saturation.pending`."""
-    return span.steps.held_s - span.steps.waiting_s - span.steps.decode_s
+    return span.steps.roomed_s - span.steps.decode_s
 
 
 def overhead_token_s(spans: Sequence[Span]) -> float:

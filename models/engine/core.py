@@ -97,7 +97,9 @@ class EngineCore:
             num_decode_tokens=schedule.num_decode_tokens,
             num_recomputed_tokens=schedule.num_recomputed_tokens,
             num_kv_tokens=num_kv_tokens,
-            num_left_waiting=self._scheduler.num_waiting,
+            num_running=schedule.num_running,
+            num_without_room=schedule.num_without_room,
+            num_deferred=schedule.num_deferred,
         )
         return StepOutputs(*rows.and_errors(rejected), step=record)
 

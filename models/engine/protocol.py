@@ -138,8 +138,11 @@ class StepRecord:
         num_prefill_tokens: prompt tokens computed in this step.
         num_decode_tokens: tokens computed in this step for requests past their prompt.
         num_recomputed_tokens: of both, those that had been computed before (preemption).
-        num_kv_tokens: context that the step's requests hold when it is done; stays at the replica.
-        num_left_waiting: requests that were there when it began and had no room in it; stays at the replica.
+        num_kv_tokens: context that the step's requests hold when it is done.
+        num_running: requests in it.
+        num_without_room: requests that were there when it began and that no slot or no KV cache was free for.
+        num_deferred: those there was room for, but that its token budget, or the pace at which prompts start, left
+            for a later step. What comes after `num_recomputed_tokens` stays at the replica.
     """
 
     step_s: float
@@ -147,7 +150,14 @@ class StepRecord:
     num_decode_tokens: int
     num_recomputed_tokens: int
     num_kv_tokens: int = 0
-    num_left_waiting: int = 0
+    num_running: int = 0
+    num_without_room: int = 0
+    num_deferred: int = 0
+
+    @property
+    def num_left_waiting(self) -> int:
+        """Requests that were there when it began and did not start, for either reason."""
+        return self.num_without_room + self.num_deferred
 
 
 @dataclass(frozen=True, slots=True)

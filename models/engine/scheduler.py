@@ -7,6 +7,7 @@ arrival, and gives what is left to waiting ones, which start in the order of arr
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ class Schedule:
         num_new_tokens: int64 [S], tokens to compute from `num_computed_tokens` on.
         samples: bool [S], true where the last known token is among them, so that a new one comes out.
         num_decodes: the first so many have one new token each.
-        num_prefill_tokens, num_decode_tokens, num_recomputed_tokens: see `StepRecord`.
+        num_prefill_tokens, num_decode_tokens, num_recomputed_tokens, num_running, num_without_room,
+            num_deferred: see `StepRecord`.
         admitted: requests that got their slot in this step.
     """
 
@@ -39,6 +41,9 @@ class Schedule:
     num_prefill_tokens: int
     num_decode_tokens: int
     num_recomputed_tokens: int
+    num_running: int
+    num_without_room: int
+    num_deferred: int
     admitted: list[Request]
 
 
@@ -96,8 +101,9 @@ class Scheduler:
         """Choose the tokens of the next step and give them blocks. `commit` must follow once they are computed."""
         slots, num_new = self._schedule_running()
         admitted: list[Request] = []
+        num_deferred = 0
         if self._waiting and self._free_slots:
-            admitted, num_first = self._admit(self._max_num_batched_tokens - int(num_new.sum()))
+            admitted, num_first, num_deferred = self._admit(self._max_num_batched_tokens - int(num_new.sum()))
             if admitted:
                 slots = np.concatenate((slots, np.array([request.slot for request in admitted], np.int64)))
                 num_new = np.concatenate((num_new, num_first))
@@ -107,7 +113,7 @@ class Scheduler:
         if several.any():
             order = np.argsort(several, kind="stable")
             slots, num_new = slots[order], num_new[order]
-        return self._account(slots, num_new, num_decodes, admitted)
+        return self._account(slots, num_new, num_decodes, admitted, num_deferred)
 
     def commit(self, schedule: Schedule, token_ids_R: I32, ended_R: NDArray[np.bool_]) -> None:
         """The scheduled tokens are computed. `token_ids_R` are the new ones of the sequences that `samples` marks,
@@ -168,8 +174,11 @@ class Scheduler:
 
     # Admission
 
-    def _admit(self, budget: int) -> tuple[list[Request], I64]:
-        """Start waiting requests while budget, slots and blocks last; returns them with their first shares."""
+    def _admit(self, budget: int) -> tuple[list[Request], I64, int]:
+        """Start waiting requests while budget, slots and blocks last.
+
+        Returns them, their first shares of the budget, and how many more a larger one would have started.
+        """
         admitted: list[Request] = []
         num_first: list[int] = []
         outlook = Outlook(self.table, self._running_slots, self._answer_share.value, self.pool.num_free)
@@ -186,7 +195,13 @@ class Scheduler:
             admitted.append(request)
             num_first.append(num_new)
             budget -= num_new
-        return admitted, np.array(num_first, np.int64)
+        num_deferred = 0
+        if budget <= 0:
+            for request in islice(self._waiting.values(), len(self._free_slots)):
+                if not outlook.admits(len(request.token_ids), request.max_num_tokens, 0):
+                    break
+                num_deferred += 1
+        return admitted, np.array(num_first, np.int64), num_deferred
 
     def _start(self, request: Request, cached_ids: list[int], num_new: int) -> None:
         """Give the request a slot, the blocks found in the prefix cache and those for its first tokens."""
@@ -242,7 +257,9 @@ class Scheduler:
 
     # Accounts
 
-    def _account(self, slots: I64, num_new: I64, num_decodes: int, admitted: list[Request]) -> Schedule:
+    def _account(
+        self, slots: I64, num_new: I64, num_decodes: int, admitted: list[Request], num_deferred: int
+    ) -> Schedule:
         """Count what the step computes, and mark it as seen."""
         table = self.table
         start = table.num_computed_tokens[slots]
@@ -267,6 +284,9 @@ class Scheduler:
             num_prefill_tokens=int(num_prefill.sum()),
             num_decode_tokens=int(num_new.sum() - num_prefill.sum()),
             num_recomputed_tokens=num_recomputed,
+            num_running=len(self._running),
+            num_without_room=len(self._waiting) - num_deferred,
+            num_deferred=num_deferred,
             admitted=admitted,
         )
 

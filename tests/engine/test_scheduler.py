@@ -38,6 +38,23 @@ def test_no_more_than_max_num_seqs_run() -> None:
     assert engine.ended == set(range(5))
 
 
+@pytest.mark.parametrize(
+    ("limits", "num_deferred"),
+    [
+        ({"max_num_seqs": 2}, 0),  # no slots
+        ({"num_kv_blocks": 16}, 0),  # no blocks: two of the answers need eight each
+        ({"max_num_batched_tokens": 16}, 3),  # a budget for two prompts, room for all
+        ({"max_num_batched_tokens": 16, "max_num_seqs": 3}, 1),
+        ({"max_num_batched_tokens": 16, "num_kv_blocks": 24}, 1),
+    ],
+)
+def test_without_room_is_told_from_without_budget(limits: dict[str, int], num_deferred: int) -> None:
+    engine = ToyEngine(make_settings(**{"max_num_seqs": 8, "max_num_batched_tokens": 64} | limits))
+    engine.submit(*(make_request(index, [index] * 8, 48) for index in range(5)))
+    step = engine.step()
+    assert (step.num_running, step.num_deferred, step.num_without_room) == (2, num_deferred, 3 - num_deferred)
+
+
 def test_the_latest_arrived_is_preempted_and_its_answer_goes_on() -> None:
     engine = ToyEngine(make_settings(num_kv_blocks=16, max_num_seqs=4))
     engine.submit(*(make_request(index, [index] * 8, 40) for index in range(4)))

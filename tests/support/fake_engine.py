@@ -191,9 +191,15 @@ class FakeEngine:
         running.new_prompt_tokens[:] = 0
         self._num_prompt_tokens += num_prompt_tokens
         self._num_output_tokens += len(tokens)
-        outputs = self._outputs(
-            running, tokens, finish, StepRecord(self._step_s, num_prompt_tokens, num_decode_tokens, 0)
+        record = StepRecord(
+            self._step_s,
+            num_prompt_tokens,
+            num_decode_tokens,
+            0,
+            num_running=len(running.ids),
+            num_without_room=len(self._waiting),
         )
+        outputs = self._outputs(running, tokens, finish, record)
         self._running = running.keep(finish == FinishReason.NONE)
         return outputs
 

@@ -36,21 +36,31 @@ class SteppingReplica:
         *,
         batch: int = BATCH,
         waiting: int = 0,
+        deferred: int = 0,
         slow: float = 1.0,
         between_s: float = 0.0,
         again: int = 0,
         on_the_way: int = 0,
     ) -> None:
-        """Steps for so long; `again`: tokens computed before in each, `between_s`: after each."""
+        """Steps for so long; `waiting`, `deferred`: requests that each leaves, without and with room for them;
+        `again`: tokens computed before in each; `between_s`: after each."""
         until_s = self.now_s + seconds
         prefill = round(PROMPT * batch / ANSWER) + again
         step_s = slow * CURVE.step_s(prefill, batch, 0)
-        self.num_held, self.num_waiting = batch + waiting, waiting
+        self.num_held, self.num_waiting = batch + waiting + deferred, waiting + deferred
         while self.now_s + step_s + between_s <= until_s + 1e-9:
-            record = StepRecord(step_s, prefill, batch, again, num_left_waiting=waiting)
-            self.account.add(record, batch + waiting)
+            record = StepRecord(
+                step_s,
+                prefill,
+                batch,
+                again,
+                num_running=batch,
+                num_without_room=waiting,
+                num_deferred=deferred,
+            )
+            self.account.add(record, self.num_held)
             self.num_output += batch
-            self._pass(step_s + between_s, batch + waiting + on_the_way)
+            self._pass(step_s + between_s, self.num_held + on_the_way)
 
     def idle(self, seconds: float, *, on_the_way: int = 0) -> None:
         self.num_held = self.num_waiting = 0

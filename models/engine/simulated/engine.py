@@ -170,7 +170,9 @@ class SimulatedEngine:
             num_decode_tokens=work.num_decode_tokens,
             num_recomputed_tokens=work.num_recomputed_tokens,
             num_kv_tokens=work.num_kv_tokens,
-            num_left_waiting=self._scheduler.num_left_waiting,
+            num_running=work.num_running,
+            num_without_room=work.num_without_room,
+            num_deferred=work.num_deferred,
         )
         new = NewTokens.none() if work is _NO_WORK else self._scheduler.complete()
         self._count(record, len(new.ids))

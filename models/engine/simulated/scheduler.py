@@ -8,7 +8,7 @@ Work per step is a fixed number of array operations.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +35,23 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class StepWork:
-    """What a step computes, in tokens.
+    """What a step computes, in tokens, and what it leaves.
 
     Attributes:
         num_prefill_tokens: of prompts.
         num_decode_tokens: of requests past their prompt.
         num_recomputed_tokens: of both, those that had been computed before.
         num_kv_tokens: context that the step's requests hold in the KV cache when it is done.
+        num_running, num_without_room, num_deferred: requests, see `StepRecord`.
     """
 
     num_prefill_tokens: int
     num_decode_tokens: int
     num_recomputed_tokens: int
     num_kv_tokens: int
+    num_running: int = 0
+    num_without_room: int = 0
+    num_deferred: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -86,7 +90,6 @@ class SimulatedScheduler:
         self._steps_since_prefill = 0
         self.num_kv_tokens = 0  # tokens in the KV cache
         self.num_waiting = 0
-        self.num_left_waiting = 0  # had no room in the composed step
         self.num_preemptions = 0
 
     @property
@@ -114,11 +117,19 @@ class SimulatedScheduler:
         self._preempt(max_num_seqs)
         work = self._continue_running()
         budget = self._limits.max_num_batched_tokens - work.num_tokens
+        num_before, num_slots = self.num_running, max_num_seqs - self.num_running
+        num_waiting = self.num_waiting - sum(chunk.shape[1] for chunk in self._arrived)
+        num_fitting = self._count_fitting(num_slots)
         if budget > 0 and self._may_prefill():
-            work = self._admit(work, max_num_seqs - self.num_running, budget)
-        self.num_left_waiting = self.num_waiting - sum(chunk.shape[1] for chunk in self._arrived)
+            work = self._admit(work, num_slots, budget)
+        num_admitted = self.num_running - num_before
         self._queue_arrived()
-        return work
+        return replace(
+            work,
+            num_running=self.num_running,
+            num_without_room=num_waiting - num_fitting,
+            num_deferred=num_fitting - num_admitted,
+        )
 
     def complete(self) -> NewTokens:
         """Do what `compose` decided: the new tokens, one for each request that lacks none any more."""
@@ -197,6 +208,19 @@ class SimulatedScheduler:
         decode = int(given[running[NUM_COMPUTED] >= running[NUM_PROMPT]].sum())
         again = np.clip(running[NUM_ONCE_COMPUTED] - running[NUM_COMPUTED], 0, given)
         return StepWork(total - decode, decode, int(again.sum()), self.num_kv_tokens + total)
+
+    def _count_fitting(self, num_slots: int) -> int:
+        """Waiting requests that slots and KV cache have room for, whatever the step's budget."""
+        kv_room = self._kv_capacity - self._num_held
+        count = 0
+        for chunk in self._waiting:
+            needs = np.cumsum(chunk[NUM_TOKENS, : num_slots - count] + 1)
+            fits = int(np.searchsorted(needs, kv_room, side="right"))
+            count += fits
+            if fits < chunk.shape[1]:
+                break
+            kv_room -= int(needs[-1]) if fits else 0
+        return count
 
     def _admit(self, work: StepWork, num_slots: int, budget: int) -> StepWork:
         """Let waiting requests run as well, while `num_slots`, the token `budget` and the KV cache last."""

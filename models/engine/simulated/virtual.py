@@ -157,11 +157,6 @@ class VirtualEngine:
         return self._scheduler.num_waiting
 
     @property
-    def num_left_waiting(self) -> int:
-        """Requests that the step composed last had no room for."""
-        return self._scheduler.num_left_waiting
-
-    @property
     def num_preemptions(self) -> int:
         return self._scheduler.num_preemptions
 

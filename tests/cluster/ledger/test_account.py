@@ -63,6 +63,9 @@ HALF_BATCH = {
     "its work is on the way": ({"on_the_way": 100}, 1000, {"control plane": 1.0}),
     "some is on the way": ({"on_the_way": BATCH // 4}, 0, {"control plane": 0.5, "no demand": 0.5}),
     "nothing waits anywhere": ({}, 0, {"no demand": 1.0}),
+    "a step leaves some for the next": ({"deferred": BATCH // 8}, 0, {"no demand": 1.0}),
+    "more is on the way": ({"deferred": BATCH // 8, "on_the_way": 100}, 0, {"control plane": 1.0}),
+    "steps leave as many as would fill it": ({"deferred": BATCH}, 0, {"underfilled": 1.0}),
 }
 
 

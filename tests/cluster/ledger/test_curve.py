@@ -18,7 +18,8 @@ def totals_of(curve: StepCurve, steps: list[tuple[int, int, int]]) -> StepTotals
     account = StepAccount()
     for prefill, decode, kv in steps:
         step_s = curve.step_s(prefill, decode, kv)
-        account.add(StepRecord(step_s, prefill, decode, 0, num_kv_tokens=kv), num_held=decode)
+        record = StepRecord(step_s, prefill, decode, 0, num_kv_tokens=kv, num_running=decode)
+        account.add(record, num_held=decode)
     return account.totals()
 
 

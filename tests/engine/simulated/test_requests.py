@@ -48,6 +48,17 @@ def test_token_budget_and_slots_are_kept_and_prompts_are_chunked() -> None:
         assert step.num_prefill_tokens + step.num_decode_tokens <= 64
 
 
+def test_without_room_is_told_from_without_budget() -> None:
+    """Prompts of 50, eight slots, 64 tokens a step."""
+    engine = make_engine(FakeClock())
+    engine.submit(make_batch(range(12), prompt_len=50, max_tokens=30))
+    counts: list[tuple[int, int, int]] = []
+    for _ in range(7):
+        step = engine.step().step
+        counts.append((step.num_running, step.num_without_room, step.num_deferred))
+    assert counts == [(2, 4, 6), (3, 4, 5), (4, 4, 4), (5, 4, 3), (7, 4, 1), (8, 4, 0), (8, 4, 0)]
+
+
 def test_first_come_first_served() -> None:
     engine = make_engine(FakeClock(), make_profile(max_num_seqs=1))
     engine.submit(make_batch([5, 3]))
