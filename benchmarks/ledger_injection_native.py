@@ -46,7 +46,7 @@ WORKLOAD = "random-32-64"
 NUM_SLOTS = 32
 # Holds some ten of the workload's requests, of a cache that holds all.
 SMALL_KV_BYTES = 2 << 20
-LOADS, LOAD_S, TURN_S, WARM_S = (1, 4, 16), 3.0, 6.0, 2.0
+LOADS, LOAD_S, TURN_S, WARM_S = (1, 4, 8, 16), 3.0, 6.0, 2.0
 TP_TIMEOUT_S = 60.0
 
 Tell = Callable[[str], None]

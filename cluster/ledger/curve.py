@@ -27,8 +27,8 @@ _RCOND = 1e-6
 # Of all steps, at a batch at which the curve is to bend.
 _LEAST_SHARE = 0.02
 # So many sums must be of smaller batches, of at most such a share of the largest: from fewer, or others that are
-# all alike, it cannot be told whether tokens or steps take time.
-_LEAST_SMALL, _SMALL_SHARE = 4, 0.5
+# all alike, it cannot be told whether tokens or steps take time. As many about a batch tell how long its steps are.
+_LEAST_SUMS, _SMALL_SHARE = 4, 0.5
 
 
 class StepCurve(Record):
@@ -138,7 +138,7 @@ def tell_apart(observed: Sequence[StepTotals]) -> bool:
     """Whether there are sums of small batches beside those of large ones."""
     batches = [sum(totals.decode_tokens) / totals.num_steps for totals in observed if totals.num_steps]
     most = _SMALL_SHARE * max(batches, default=0.0)
-    return sum(batch <= most for batch in batches) >= _LEAST_SMALL
+    return sum(batch <= most for batch in batches) >= _LEAST_SUMS
 
 
 def _batch_weights(totals: StepTotals) -> F64:
@@ -154,11 +154,17 @@ def _batch_weights(totals: StepTotals) -> F64:
 
 
 def _knots(weights: F64) -> list[int]:
-    """Where the curve may bend: at 1, 4, 16, ... where there were steps enough to say how."""
+    """Where the curve may bend: at 1, 4, 16, ... where there were steps enough to say how; and between two of these
+    where all three have sums of their own."""
     seen = np.abs(weights).sum(axis=0)
+    own = np.bincount(np.abs(weights).argmax(axis=1), minlength=len(_BATCHES)) >= _LEAST_SUMS
     first, last = int(np.flatnonzero(seen)[0]), int(np.flatnonzero(seen)[-1])
-    inner = [index for index in range(first + 1, last) if index % 2 and seen[index] > _LEAST_SHARE * seen.sum()]
-    return sorted({first, *inner, last})
+    inner = [
+        index
+        for index in range(first + 1, last)
+        if seen[index] > _LEAST_SHARE * seen.sum() and (index % 2 or own[index - 1 : index + 2].all())
+    ]
+    return [first, *inner, last] if last > first else [first]
 
 
 def _between(knots: list[int]) -> F64:

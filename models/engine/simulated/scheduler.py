@@ -211,9 +211,12 @@ class SimulatedScheduler:
 
     def _count_fitting(self, num_slots: int) -> int:
         """Waiting requests that slots and KV cache have room for, whatever the step's budget."""
+        if num_slots == 0:
+            return 0
         kv_room = self._kv_capacity - self._num_held
         count = 0
         for chunk in self._waiting:
+            # As in `_admit`: one more token each.
             needs = np.cumsum(chunk[NUM_TOKENS, : num_slots - count] + 1)
             fits = int(np.searchsorted(needs, kv_room, side="right"))
             count += fits

@@ -50,6 +50,21 @@ def test_a_curve_is_found_again() -> None:
         assert found.step_s(prefill, decode, kv) == pytest.approx(curve.step_s(prefill, decode, kv), rel=1e-3)
 
 
+def test_it_bends_where_there_were_loads() -> None:
+    """BENT's longest way is from 4 to 8."""
+    random = np.random.default_rng(0)
+
+    def sums_of(load: int) -> list[StepTotals]:
+        prompts = (random.integers(1, 400, (4, 20)) * random.integers(0, 2, (4, 20))).tolist()
+        return [totals_of(BENT, [(prompt, load, 0) for prompt in each]) for each in prompts]
+
+    coarse = [one for load in (1, 4, 16) for one in sums_of(load)]
+    for sums, error_s in ((coarse, 0.010), ([*coarse, *sums_of(8)], 0.0)):
+        found = fit_curve(sums)
+        assert found is not None
+        assert BENT.step_s(0, 8, 0) - found.step_s(0, 8, 0) == pytest.approx(error_s, abs=1e-6)
+
+
 def test_what_is_not_told_apart_is_shared_out_and_never_negative() -> None:
     """Prompts and context that grow with the batch alone."""
     sums = [totals_of(BENT, [(4 * batch, batch, 400 * batch)] * 20) for batch in (1, 1, 4, 4, 12, 12)]
