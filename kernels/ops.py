@@ -16,6 +16,7 @@ import torch
 
 from .attention_inputs import AttentionInputs
 from .avx512 import ops as _avx512
+from .avx512.exchange import Exchange as Exchange
 from .avx512.linear import PANEL, PanelLinear
 from .reference import fp8 as _fp8
 from .reference import paged_attention as _paged_attention

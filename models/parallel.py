@@ -9,7 +9,9 @@ from typing import Protocol, cast
 import torch
 import torch.distributed as dist
 
+from ..kernels.ops import Exchange
 from .errors import EngineError
+from .shared_memory import meet_in_memory
 
 _HEADER = struct.Struct("<q")
 _FIRST_MESSAGE_BYTES = 4096
@@ -41,11 +43,13 @@ class TpGroup:
         size: int,
         tensors: "_Collectives | None",
         control: "_Collectives | None",
+        memory: Exchange | None = None,
     ) -> None:
         self.rank = rank
         self.size = size
         self._tensors = tensors
         self._control = control
+        self._memory = memory
 
     @classmethod
     def single(cls) -> "TpGroup":
@@ -53,11 +57,21 @@ class TpGroup:
         return cls(0, 1, None, None)
 
     @classmethod
-    def connect(cls, rank: int, size: int, init_method: str, device: torch.device, timeout_s: float) -> "TpGroup":
+    def connect(
+        cls,
+        rank: int,
+        size: int,
+        init_method: str,
+        device: torch.device,
+        timeout_s: float,
+        *,
+        shares_memory: bool = True,
+    ) -> "TpGroup":
         """Meets the other ranks at `init_method` (`tcp://host:port`, served by rank 0, or `file:///path`).
 
-        Tensors travel over gloo on CPU and NCCL (RCCL) on a GPU; control bytes always over gloo. The groups are
-        private objects: torch.distributed's global state stays untouched, so a process may hold several.
+        On CPU tensors and control bytes travel through memory that the ranks share, where all are on one host and
+        `shares_memory`, else over gloo. On a GPU tensors travel over NCCL (RCCL), control bytes over gloo. The
+        groups are private objects: torch.distributed's global state stays untouched, so a process may hold several.
         """
         if size == 1:
             return cls.single()
@@ -69,7 +83,8 @@ class TpGroup:
                 _Collectives, dist.ProcessGroupGloo(dist.PrefixStore("control", store), rank, size, timeout)
             )
             if device.type == "cpu":
-                return cls(rank, size, control, control)
+                memory = meet_in_memory(store, rank, size, timeout_s) if shares_memory else None
+                return cls(rank, size, control, control, memory)
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             tensors = dist.ProcessGroupNCCL(dist.PrefixStore("tensors", store), rank, size, options)
@@ -79,15 +94,20 @@ class TpGroup:
         """The sum over ranks, in place; returns `x`. Bit-identical on all ranks."""
         if self._tensors is not None:
             with _as_engine_error(self.rank, self.size, "all_reduce"):
-                self._tensors.allreduce([x]).wait()
+                if self._memory is not None and self._memory.adds(x):
+                    self._memory.all_reduce(x)
+                else:
+                    self._tensors.allreduce([x]).wait()
         return x
 
     def all_gather_last(self, x: torch.Tensor) -> torch.Tensor:
         """The ranks' `x` side by side along the last dimension, in rank order."""
         if self._tensors is None:
             return x
-        parts = [torch.empty_like(x) for _ in range(self.size)]
         with _as_engine_error(self.rank, self.size, "all_gather"):
+            if self._memory is not None:
+                return self._memory.all_gather_last(x)
+            parts = [torch.empty_like(x) for _ in range(self.size)]
             self._tensors.allgather([parts], [x.contiguous()]).wait()
         return torch.cat(parts, dim=-1)
 
@@ -120,14 +140,20 @@ class TpGroup:
 
     def close(self) -> None:
         """Leaves the group. Further collectives are a mistake."""
+        if self._memory is not None:
+            self._memory.close()
         self._tensors = None
         self._control = None
+        self._memory = None
 
     def _broadcast(self, x: torch.Tensor) -> None:
         assert self._control is not None
         options = dist.BroadcastOptions()
         options.rootRank = 0
         with _as_engine_error(self.rank, self.size, "broadcast"):
+            if self._memory is not None:
+                self._memory.broadcast(x)
+                return
             self._control.broadcast([x], options).wait()
 
 
@@ -135,5 +161,5 @@ class TpGroup:
 def _as_engine_error(rank: int, size: int, what: str) -> Generator[None]:
     try:
         yield
-    except RuntimeError as error:  # DistError, timeouts and broken connections are all RuntimeErrors
+    except (RuntimeError, ConnectionError, TimeoutError) as error:  # torch's are all RuntimeErrors
         raise EngineError(f"tensor parallel rank {rank} of {size}: {what} failed: {error}") from error

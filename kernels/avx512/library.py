@@ -32,10 +32,15 @@ class Library:
         self.has_bfloat16 = has_bfloat16
         self.has_amx = has_amx
 
-    def function(self, name: str, *types: "type[ctypes._SimpleCData[Any]]") -> "ctypes._NamedFuncPointer":
+    def function(
+        self,
+        name: str,
+        *types: "type[ctypes._SimpleCData[Any]]",
+        returns: "type[ctypes._SimpleCData[Any]] | None" = None,
+    ) -> "ctypes._NamedFuncPointer":
         function = self._functions[name]
         function.argtypes = types
-        function.restype = None
+        function.restype = returns
         return function
 
 

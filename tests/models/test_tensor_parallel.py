@@ -1,4 +1,4 @@
-"""Ranks in their own processes, over gloo: the same logits as one rank, bit-identical among themselves."""
+"""Ranks in their own processes: the same logits as one rank, bit-identical among themselves."""
 
 import signal
 from pathlib import Path
@@ -9,39 +9,61 @@ import spawned
 import tiny_models
 import torch
 import tp_ranks
+from nfold.kernels.avx512 import library
 from nfold.models.config import ModelConfig
 from nfold.models.errors import ConfigError, EngineError
 from nfold.models.llama import LlamaForCausalLM
 from nfold.models.parallel import TpGroup
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Not while ranks wait for each other with short timeouts."""
+    library.load()
+
+
 @pytest.mark.parametrize(
-    ("size", "checkpoint"),
+    ("size", "checkpoint", "shares_memory"),
     [
-        (2, {"family": "llama2"}),
-        (4, {"family": "llama2", "bias": True}),
-        (2, {"family": "llama3", "tied": True}),
-        (4, {"family": "llama3", "num_kv_heads": 2}),
+        (2, {"family": "llama2"}, True),
+        (4, {"family": "llama2", "bias": True}, True),
+        (2, {"family": "llama3", "tied": True}, True),
+        (4, {"family": "llama3", "num_kv_heads": 2}, False),
     ],
 )
-def test_ranks_compute_what_one_rank_computes(size: int, checkpoint: dict[str, Any], tmp_path: Path) -> None:
+def test_ranks_compute_what_one_rank_computes(
+    size: int, checkpoint: dict[str, Any], shares_memory: bool, tmp_path: Path
+) -> None:
     directory = tiny_models.make_llama(tmp_path / "model", **checkpoint)
-    ranks = spawned.on_ranks(tp_ranks.rank_logits, size, str(tmp_path / "meeting"), directory)
+    ranks = spawned.on_ranks(tp_ranks.rank_logits, size, str(tmp_path / "meeting"), directory, shares_memory)
     torch.testing.assert_close(ranks[0], tp_ranks.logits_of(directory, TpGroup.single()), atol=1e-4, rtol=0)
     for other in ranks[1:]:
         assert torch.equal(other, ranks[0])
 
 
-def test_collectives_of_two_groups_in_one_process(tmp_path: Path) -> None:
-    for result in spawned.on_ranks(tp_ranks.collectives, 3, str(tmp_path / "meeting")):
-        assert torch.equal(result["sum"], torch.full((2, 3), 6.0, dtype=torch.bfloat16))
-        assert torch.equal(result["gathered"], torch.tensor([[0, 0, 1, 1, 2, 2]] * 2))
-        assert result["messages"]
+@pytest.mark.parametrize("size", [2, 3])
+def test_collectives_give_the_same_through_shared_memory_and_gloo(size: int, tmp_path: Path) -> None:
+    for results in spawned.on_ranks(tp_ranks.collectives, size, str(tmp_path / "meeting")):
+        shared, gloo = results
+        assert shared["shares_memory"] == (library.load() is not None)
+        assert not gloo["shares_memory"]
+        for result in results:
+            for dtype, got in zip(tp_ranks.SUMMED, result["sums"], strict=True):
+                wanted = sum(tp_ranks.random(rank, dtype).double() for rank in range(size))
+                atol = 0.05 if dtype == torch.bfloat16 else 1e-5  # gloo rounds after each rank
+                torch.testing.assert_close(got.double(), wanted, atol=atol, rtol=0)
+            assert torch.equal(result["gathered"], torch.arange(size).repeat_interleave(2).repeat(2, 1))
+            assert result["messages"]
+        if size == 2:
+            assert all(map(torch.equal, shared["sums"], gloo["sums"]))
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_stopped_peer_is_an_engine_error(sign: int, tmp_path: Path) -> None:
-    message = spawned.on_ranks(tp_ranks.survivor, 2, str(tmp_path / "meeting"), sign, wait_for=[0])[0]
+@pytest.mark.parametrize(
+    ("sign", "shares_memory"), [(signal.SIGKILL, True), (signal.SIGSTOP, True), (signal.SIGKILL, False)]
+)
+def test_a_dead_or_stopped_peer_is_an_engine_error(sign: int, shares_memory: bool, tmp_path: Path) -> None:
+    meeting = str(tmp_path / "meeting")
+    message = spawned.on_ranks(tp_ranks.survivor, 2, meeting, sign, shares_memory, wait_for=[0])[0]
     assert "tensor parallel rank 0 of 2: all_reduce failed" in message
 
 

@@ -14,11 +14,12 @@ from nfold.models.quantization.choice import QuantizationName
 from nfold.models.registry import load_model
 
 CPU = torch.device("cpu")
+SUMMED = (torch.float32, torch.bfloat16, torch.float64)
 
 
-def connect(rank: int, size: int, meeting: str, timeout_s: float = 60.0) -> TpGroup:
+def connect(rank: int, size: int, meeting: str, timeout_s: float = 60.0, *, shares_memory: bool = True) -> TpGroup:
     """`meeting` is a file that is not there yet."""
-    return TpGroup.connect(rank, size, f"file://{meeting}", CPU, timeout_s)
+    return TpGroup.connect(rank, size, f"file://{meeting}", CPU, timeout_s, shares_memory=shares_memory)
 
 
 def logits_of(directory: Path, tp: TpGroup, quantization: QuantizationName = "auto") -> torch.Tensor:
@@ -34,27 +35,40 @@ def logits_of(directory: Path, tp: TpGroup, quantization: QuantizationName = "au
     return torch.cat(rows)
 
 
-def rank_logits(rank: int, size: int, meeting: str, directory: Path) -> torch.Tensor:
-    tp = connect(rank, size, meeting)
+def rank_logits(rank: int, size: int, meeting: str, directory: Path, shares_memory: bool) -> torch.Tensor:
+    tp = connect(rank, size, meeting, shares_memory=shares_memory)
     logits = logits_of(directory, tp)
     tp.barrier()
     tp.close()
     return logits
 
 
-def collectives(rank: int, size: int, meeting: str) -> dict[str, Any]:
-    first, second = connect(rank, size, meeting), connect(rank, size, meeting + "-2")
+def collectives(rank: int, size: int, meeting: str) -> list[dict[str, Any]]:
+    """Of a group that shares memory, where it can, and of one over gloo."""
     messages = [b"", b"short", bytes(range(256)) * 100, b"x" * 4088, b"x" * 4089]
-    return {
-        "sum": first.all_reduce(torch.full((2, 3), float(rank + 1), dtype=torch.bfloat16)),
-        "gathered": second.all_gather_last(torch.full((2, 2), rank)),
-        "messages": [first.broadcast_bytes(message if rank == 0 else None) for message in messages] == messages,
-    }
+    groups = [connect(rank, size, f"{meeting}-{shares}", shares_memory=shares) for shares in (True, False)]
+    results = [
+        {
+            "shares_memory": group._memory is not None,
+            "sums": [group.all_reduce(random(rank, dtype)) for dtype in SUMMED],
+            "gathered": group.all_gather_last(torch.full((2, 2), rank)),
+            "messages": [group.broadcast_bytes(sent if rank == 0 else None) for sent in messages] == messages,
+        }
+        for group in groups
+    ]
+    for group in groups:
+        group.barrier()
+        group.close()
+    return results
 
 
-def survivor(rank: int, size: int, meeting: str, sign: int) -> str:
+def random(rank: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(50, 100, generator=torch.Generator().manual_seed(rank)).to(dtype)
+
+
+def survivor(rank: int, size: int, meeting: str, sign: int, shares_memory: bool) -> str:
     """Rank 1 ends by the signal; the others tell how the next collectives failed."""
-    tp = connect(rank, size, meeting, timeout_s=3.0)
+    tp = connect(rank, size, meeting, timeout_s=3.0, shares_memory=shares_memory)
     tp.barrier()
     if rank == 1:
         os.kill(os.getpid(), sign)

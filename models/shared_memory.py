@@ -1,0 +1,58 @@
+"""How the ranks of one host find memory to share."""
+
+import logging
+import os
+
+import torch.distributed as dist
+
+from ..kernels.ops import Exchange
+
+_log = logging.getLogger(__name__)
+_MARK_BYTES = 16
+_HERE, _NONE = "here", "none"
+
+
+def meet_in_memory(store: dist.Store, rank: int, size: int, timeout_s: float) -> Exchange | None:
+    """None on every rank if one cannot: they are on several hosts, say. A collective over `store`.
+
+    rank 0: a file in memory ── "pid descriptor mark" ──> the others open it, if it is there and has the mark
+    every rank: "here", or what is in the way ──> all go together, or none
+    """
+    exchange, answer = None, _HERE
+    try:
+        exchange = Exchange(_share(store, size) if rank == 0 else _find(store), rank, size, timeout_s)
+    except OSError as error:
+        answer = str(error)
+    store.set(f"memory of {rank}", answer)
+    for other in range(size):
+        answer = bytes(store.get(f"memory of {other}")).decode()
+        if answer != _HERE:
+            _log.info("the ranks share no memory: rank %d: %s", other, answer)
+            if exchange is not None:
+                exchange.close()
+            return None
+    return exchange
+
+
+def _share(store: dist.Store, size: int) -> int:
+    try:
+        file = Exchange.new_file(size)
+    except OSError:
+        store.set("memory", _NONE)
+        raise
+    mark = os.urandom(_MARK_BYTES)
+    os.pwrite(file, mark, 0)
+    store.set("memory", f"{os.getpid()} {file} {mark.hex()}")
+    return file
+
+
+def _find(store: dist.Store) -> int:
+    told = bytes(store.get("memory")).decode()
+    if told == _NONE:
+        raise OSError("rank 0 has none")
+    pid, number, mark = told.split()
+    file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR)
+    if os.pread(file, _MARK_BYTES, 0).hex() != mark:  # a process of another host
+        os.close(file)
+        raise OSError("it is on another host")
+    return file
