@@ -84,10 +84,9 @@ class NativeRun:
     clean_tokens_per_s: float
 
 
-def run_native(num_turns: int, tell: Tell) -> list[NativeRun]:
+def run_native(num_turns: int, tell: Tell) -> Generator[NativeRun]:
     """So many turns with and without each injection; the first is without any. Some four minutes for three."""
     cores = sorted(os.sched_getaffinity(0))[:2]
-    runs: list[NativeRun] = []
     with (
         _replica(0, cores[:1], None) as (one, pids),
         _replica(1, cores[1:], None) as (other, _),
@@ -96,17 +95,16 @@ def run_native(num_turns: int, tell: Tell) -> list[NativeRun]:
         tell("step times of two replicas")
         few = [_load([one, other], load, LOAD_S) for load in LOADS]
         tell("turns without any injection")
-        runs.append(_take_turns((), [one, other], [one, other], few, num_turns))
+        yield _take_turns((), [one, other], [one, other], few, num_turns)
         tell("one of them held back")
-        runs.append(_take_turns(("held_back",), [one, other], [one, other], few, num_turns, pids[0], HELD_BACK))
+        yield _take_turns(("held_back",), [one, other], [one, other], few, num_turns, pids[0], HELD_BACK)
         tell("one of them with a small KV cache")
-        runs.append(_take_turns(("small_kv",), [one, other], [small, other], few, num_turns))
+        yield _take_turns(("small_kv",), [one, other], [small, other], few, num_turns)
     with _replica(3, cores, None) as (wide, pids):
         tell("step times of a replica with two ranks")
         few = [_load([wide], load, LOAD_S) for load in LOADS]
         tell("its second rank paused now and then")
-        runs.append(_take_turns(("paused_rank",), [wide], [wide], few, num_turns, pids[1], PAUSED))
-    return runs
+        yield _take_turns(("paused_rank",), [wide], [wide], few, num_turns, pids[1], PAUSED)
 
 
 def _take_turns(
