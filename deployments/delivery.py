@@ -6,7 +6,7 @@ abort.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,16 @@ from .index_pool import Indices
 from .model_state import Model
 from .replica_connections import ReplicaConnections
 from .replica_loads import ReplicaLoads
+from .request_loops import settle
 from .request_table import NOWHERE, RequestTable
-from .router_state import Pool, Replica, release
+from .router_state import Replica, release
 from .sinks import NO_BULK_SINK, BulkSink, Request, TokenChunk
 
 logger = logging.getLogger(__name__)
 
 _NONE: Indices = np.zeros(0, np.int64)
-_NO_FINISH: U8 = np.zeros(0, np.uint8)
 
+Kind = TypeVar("Kind", bound=np.generic)
 BulkNews = tuple[Indices, Indices, I32, U8, float]
 
 
@@ -85,17 +86,27 @@ class Delivery:
         """Of one pool."""
         table, now_s = self._table, self._clock()
         pool, model = parts[0].replica.pool, parts[0].model
-        slots = np.concatenate([part.slots for part in parts])
-        finish = np.concatenate([part.outputs.finish[part.rows] for part in parts])
-        has_token = np.concatenate([part.outputs.token_ids[part.rows] >= 0 for part in parts])
-        all_differ = table.all_differ(slots)
-        first = self._note_first_rows(pool, model, slots, has_token, all_differ, now_s)
-        done, finish = self._note_last_rows(pool, model, slots, finish, all_differ, now_s)
+        slots = _join([part.slots for part in parts])
+        finish = _join([part.outputs.finish[part.rows] for part in parts])
+        has_token = _join([part.outputs.token_ids[part.rows] >= 0 for part in parts])
+        first, done, finish, answered, ttft_s, e2e_s, tpot_s, num_aborted, num_failed = settle(
+            *(slots, has_token, finish, now_s), *table.times_and_charges(), *self._loads.outstanding()
+        )
+        pool.ttft.observe(ttft_s)
+        if len(first):
+            model.num_prompt_tokens += int(table.prompt_lens[first].sum())
+        if len(done):
+            model.num_finished += len(answered)
+            model.num_aborted += num_aborted
+            model.num_failed += num_failed
+            model.note_answers(answered)
+            pool.e2e.observe(e2e_s)
+            pool.tpot.observe(tpot_s)
+            self._loads.has_news = True
         if table.ordinary:
             self._keep_chunks(parts, first)
         self._keep_news(first, done, finish, now_s)
         if len(done):
-            release(self._loads, table, done)
             table.remove(done)
 
     def fail(self, model: Model, slots: Indices, error: str) -> None:
@@ -124,60 +135,6 @@ class Delivery:
             if (number := int(self._table.replica[slot])) != NOWHERE:
                 self._dispatcher.abort(self._connections.by_number(number), int(self._table.wire_ids[slot]))
         self._forget(slots)
-
-    def _note_first_rows(
-        self,
-        pool: Pool,
-        model: Model,
-        slots: Indices,
-        has_token: NDArray[np.bool_],
-        all_differ: bool,
-        now_s: float,
-    ) -> Indices:
-        """Returns the requests whose first token came, in order."""
-        table = self._table
-        computed = slots[table.prompt_charge[slots] > 0]
-        if len(computed):
-            computed = computed if all_differ else _distinct(computed)
-            self._loads.compute_prompts(table.replica[computed], table.prompt_charge[computed])
-            table.prompt_charge[computed] = 0
-        first = slots[has_token & np.isnan(table.first_token_s[slots])]
-        if len(first):
-            first = first if all_differ else _distinct(first)
-            table.first_token_s[first] = now_s
-            pool.ttft.observe(now_s - table.submitted_s[first])
-            prompt_lens = table.prompt_lens[first]
-            model.num_prompt_tokens += int(prompt_lens.sum())
-            self._loads.count_prompts(table.replica[first], prompt_lens)
-        return first
-
-    def _note_last_rows(
-        self, pool: Pool, model: Model, slots: Indices, finish: U8, all_differ: bool, now_s: float
-    ) -> tuple[Indices, U8]:
-        """Returns the requests that ended, and why."""
-        table = self._table
-        last = finish.nonzero()[0]
-        if len(last) == 0:
-            return _NONE, _NO_FINISH
-        done, finish = slots[last], finish[last]
-        if not all_differ:
-            at = np.sort(np.unique(done, return_index=True)[1])
-            done, finish = done[at], finish[at]
-        answered = done
-        if finish.max() >= FinishReason.ABORT:
-            failed, aborted = finish == FinishReason.ERROR, finish == FinishReason.ABORT
-            model.num_failed += int(failed.sum())
-            model.num_aborted += int(aborted.sum())
-            answered = done[~(failed | aborted)]
-        if len(answered):
-            model.num_finished += len(answered)
-            num_tokens = table.num_emitted[answered]
-            model.note_answers(answered)
-            pool.e2e.observe(now_s - table.submitted_s[answered])
-            several = (num_tokens > 1).nonzero()[0]
-            after_first_s = now_s - table.first_token_s[answered[several]]
-            pool.tpot.observe(after_first_s / (num_tokens[several] - 1))
-        return done, finish
 
     def _keep_chunks(self, parts: list[_Rows], first: Indices) -> None:
         """For the sinks of ordinary requests: one chunk each, whatever its rows here."""
@@ -253,9 +210,5 @@ class Delivery:
                 self.abort([request_id])
 
 
-def _distinct(slots: Indices) -> Indices:
-    """Each once, in the order of their first."""
-    if len(slots) < 2:
-        return slots
-    values, at = np.unique(slots, return_index=True)
-    return slots if len(values) == len(slots) else slots[np.sort(at)]
+def _join(parts: list[NDArray[Kind]]) -> NDArray[Kind]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -22,11 +22,20 @@ class IndexPool:
     def num_free(self) -> int:
         return self._num_free
 
+    @property
+    def free(self) -> Indices:
+        """[size] whose first `num_free` are free; taken from their end."""
+        return self._free
+
     def take(self, count: int) -> Indices:
         """So many that differ; there must be as many. Those given back last come first: their memory is warm."""
         assert count <= self._num_free
         self._num_free -= count
         return self._free[self._num_free : self._num_free + count][::-1].copy()
+
+    def leave(self, num_free: int) -> None:
+        """Others took from the end of `free`: so many are left."""
+        self._num_free = num_free
 
     def give(self, indices: Indices) -> None:
         """They are free again."""

@@ -4,6 +4,7 @@ of replicas costs a few array operations."""
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiled import compiled, f64s, i64s
 from .index_pool import IndexPool, Indices
 
 F64 = NDArray[np.float64]
@@ -96,17 +97,11 @@ class ReplicaLoads:
 
     def bind(self, numbers: Indices, prompt_tokens: Indices, output_tokens: F64) -> None:
         """Requests with so many tokens are bound to these replicas, one each; a replica may come several times."""
-        np.add.at(self.num_in_flight, numbers, 1)
-        np.add.at(self.prompt_tokens, numbers, prompt_tokens)
-        np.add.at(self.output_tokens, numbers, output_tokens)
+        _bind(numbers, prompt_tokens, output_tokens, self.num_in_flight, self.prompt_tokens, self.output_tokens)
 
-    def compute_prompts(self, numbers: NDArray[np.integer], prompt_tokens: Indices) -> None:
-        """Prompts with so many tokens are no longer outstanding at these replicas, one each."""
-        self.prompt_tokens -= self._sums(numbers, prompt_tokens)
-
-    def count_prompts(self, numbers: NDArray[np.integer], prompt_lens: NDArray[np.integer]) -> None:
-        """First tokens of requests with such prompts came from these replicas, one each."""
-        self.num_prompt_tokens += self._sums(numbers, prompt_lens).astype(np.int64)
+    def outstanding(self) -> tuple[Indices, F64, F64, Indices]:
+        """The columns that `request_loops.settle` takes."""
+        return self.num_in_flight, self.prompt_tokens, self.output_tokens, self.num_prompt_tokens
 
     def release(self, numbers: NDArray[np.integer], prompt_tokens: Indices, output_tokens: F64) -> None:
         """Requests are no longer at these replicas, one each; these tokens of theirs are no longer outstanding."""
@@ -119,3 +114,14 @@ class ReplicaLoads:
 
     def _sums(self, numbers: NDArray[np.integer], values: NDArray[np.integer] | F64) -> F64:
         return np.bincount(numbers, values, len(self.num_in_flight)).astype(np.float64, copy=False)
+
+
+@compiled(i64s, i64s, f64s, i64s, f64s, f64s)
+def _bind(
+    numbers: Indices, prompts: Indices, outputs: F64, num_in_flight: Indices, prompt_tokens: F64, output_tokens: F64
+) -> None:
+    for i in range(len(numbers)):
+        k = numbers[i]
+        num_in_flight[k] += 1
+        prompt_tokens[k] += prompts[i]
+        output_tokens[k] += outputs[i]

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from ..models.engine.protocol import I32, U8, U64, SubmitBatch
 from .index_pool import IndexPool, Indices
+from .request_loops import NOWHERE, SLOT_BITS, book
 from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
 from .token_pages import TokenPages
 from .wire import REQUEST_ID_BITS
 
-SLOT_BITS = 20
 MAX_REQUESTS = 1 << SLOT_BITS
-NOWHERE = -1
 _SLOT_MASK = np.uint64(MAX_REQUESTS - 1)
 _ONE_GENERATION = np.uint64(1 << SLOT_BITS)
 _ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
@@ -91,8 +90,6 @@ class RequestTable:
         # `look` says that the next row needs a look: always when `every_row`, else on an attempt's first.
         self._every_row: NDArray[np.bool_] = np.zeros(n, np.bool_)
         self._look: NDArray[np.bool_] = np.zeros(n, np.bool_)
-        self._place: Indices = np.zeros(n, np.int64)
-        self._order: Indices = np.arange(n)
         self._prompts: list[I32 | None] = [None] * n
         self._stop_ids: dict[int, I32] = {}
         self.ordinary: dict[int, Request] = {}
@@ -178,6 +175,12 @@ class RequestTable:
         slots = (wire_ids & _SLOT_MASK).astype(np.int64)
         return slots, self.wire_ids.take(slots, mode="clip") == wire_ids
 
+    def times_and_charges(self) -> tuple[I32, Indices, F64, F64, F64, I32, Indices, Indices]:
+        """The columns that `request_loops.settle` takes."""
+        charges = self.replica, self.prompt_charge, self.charge
+        times = self.submitted_s, self.first_token_s
+        return *charges, *times, self.prompt_lens, self.num_emitted, self.num_emitted_before
+
     def find(self, request_ids: U64) -> Indices:
         """The slots of those that there are, by the callers' ids."""
         slots = (request_ids & _SLOT_MASK).astype(np.int64)
@@ -226,43 +229,11 @@ class RequestTable:
 
     def book(self, wire_ids: U64, token_ids: I32, finish: U8) -> Booked:
         """Take one step's rows in."""
-        slots, known = self.match(wire_ids)
-        if known.all() and self.all_differ(slots):
-            return self._book(None, slots, token_ids, finish)
-        return self._book_in_parts(np.flatnonzero(known), slots, token_ids, finish)
-
-    def _book(self, rows: Indices | None, slots: Indices, token_ids: I32, finish: U8) -> Booked:
-        """Rows of known requests, one each; None is all rows there are."""
-        has_token = token_ids >= 0
-        num_tokens = int(np.count_nonzero(has_token))
-        if num_tokens < len(slots):
-            self._pages.append(slots[has_token], token_ids[has_token])
-        else:
-            self._pages.append(slots, token_ids)
-        looked_at = (self._look[slots] | (finish != 0)).nonzero()[0]
-        slots = slots[looked_at]
-        if len(slots):
-            self._look[slots] = self._every_row[slots]
-        return Booked(looked_at if rows is None else rows[looked_at], slots, num_tokens)
-
-    def _book_in_parts(self, rows: Indices, slots: Indices, token_ids: I32, finish: U8) -> Booked:
-        """The given rows; a request may have several: an engine may bring it more than one token in a step."""
-        parts: list[Booked] = []
-        while len(rows):
-            _, first = np.unique(slots[rows], return_index=True)
-            part = rows[np.sort(first)]
-            parts.append(self._book(part, slots[part], token_ids[part], finish[part]))
-            rows = np.delete(rows, first)
-        looked_at = np.sort(np.concatenate([rows, *(part.rows for part in parts)]))
-        return Booked(looked_at, slots[looked_at], sum(part.num_tokens for part in parts))
-
-    def all_differ(self, slots: Indices) -> bool:
-        """Whether none comes twice."""
-        if len(slots) > len(self._order):
-            return False
-        order = self._order[: len(slots)]
-        self._place[slots] = order
-        return bool((self._place[slots] == order).all())
+        pages = self._pages.arrays(len(wire_ids))
+        columns = self.wire_ids, self._look, self._every_row
+        rows, slots, num_tokens, num_free = book(wire_ids, token_ids, finish, *columns, *pages)
+        self._pages.pages_left(num_free)
+        return Booked(rows, slots, num_tokens)
 
     def _renew(self, slots: Indices) -> None:
         self.wire_ids[slots] = (self.wire_ids[slots] + _ONE_GENERATION) & _ID_MASK
@@ -282,7 +253,6 @@ class RequestTable:
             if isinstance(column, np.ndarray):
                 more = np.zeros_like(column) if name not in _FILL else np.full_like(column, _FILL[name])
                 setattr(self, name, np.concatenate([column, more]))
-        self._order = np.arange(2 * old)
         self.wire_ids[old:] |= np.arange(old, 2 * old, dtype=np.uint64)
         self._prompts += [None] * old
         self._pages.grow(2 * old)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiled import compiled, f64, f64s, i64s
 from .speed import TokenCosts
 
 F64 = NDArray[np.float64]
@@ -58,23 +59,30 @@ def assign(costs: F64, candidates: Candidates, preferred: I64 | None = None, gua
     Returns:
         [M] the candidate of each of the first M requests: of as many from the queue's head as there is room.
     """
-    count = min(len(costs), int(np.maximum(candidates.room, 0).sum()))
-    chosen = np.empty(count, np.int64)
-    seconds_per_token = 1.0 / candidates.tokens_per_s
-    free_s = candidates.delay_s + candidates.outstanding_tokens * seconds_per_token
-    free_s[candidates.room <= 0] = np.inf
-    finish_s = np.empty_like(free_s)
-    room: list[int] = candidates.room.tolist()
-    wished: list[int] | None = None if preferred is None else preferred.tolist()
-    for i, cost in enumerate(costs[:count].tolist()):
-        np.multiply(seconds_per_token, cost, out=finish_s)
-        np.add(finish_s, free_s, out=finish_s)
-        best = int(finish_s.argmin())
-        if wished is not None and (wish := wished[i]) >= 0 and finish_s[wish] <= finish_s[best] + guard_s:
-            best = wish
+    wished = np.full(len(costs), -1) if preferred is None else preferred
+    token_s = 1.0 / candidates.tokens_per_s
+    free_s = candidates.delay_s + candidates.outstanding_tokens * token_s
+    return _assign(costs, wished, guard_s, np.maximum(candidates.room, 0), free_s, token_s)
+
+
+@compiled(f64s, i64s, f64, i64s, f64s, f64s)
+def _assign(costs: F64, wished: I64, guard_s: float, room: I64, free_s: F64, token_s: F64) -> I64:
+    """Writes to `room`, 0 or more, and to `free_s`: when a candidate will have done what it has."""
+    chosen = np.empty(min(len(costs), room.sum()), np.int64)
+    for i in range(len(chosen)):
+        best, best_s = -1, np.inf
+        for k in range(len(room)):
+            finish_s = free_s[k] + costs[i] * token_s[k]
+            if room[k] > 0 and (best < 0 or finish_s < best_s):
+                best, best_s = k, finish_s
+        wish = wished[i]
+        if wish >= 0 and room[wish] > 0:
+            wish_s = free_s[wish] + costs[i] * token_s[wish]
+            if wish_s <= best_s + guard_s:
+                best, best_s = wish, wish_s
         chosen[i] = best
         room[best] -= 1
-        free_s[best] = finish_s[best] if room[best] > 0 else np.inf
+        free_s[best] = best_s
     return chosen
 
 

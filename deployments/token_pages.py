@@ -4,6 +4,8 @@ cursor[slot] ──> where its next token goes; at a page's border it needs a pa
 previous[page] ──> the page before it of the same request, -1 for the first
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,11 +14,21 @@ from .index_pool import IndexPool, Indices
 
 PAGE_BITS = 6
 PAGE_TOKENS = 1 << PAGE_BITS
-_IN_PAGE = PAGE_TOKENS - 1
+
+
+class PageArrays(NamedTuple):
+    """What a compiled loop appends tokens to. It takes pages from the end of `free[:num_free]`."""
+
+    counts: NDArray[np.int64]
+    cursor: NDArray[np.int64]
+    previous: NDArray[np.int64]
+    tokens: I32
+    free: Indices
+    num_free: int
 
 
 class TokenPages:
-    """`counts[slot]` tokens of each slot, appended for many slots at once."""
+    """`counts[slot]` tokens of each slot. `request_loops.book` appends them."""
 
     def __init__(self, num_slots: int, num_pages: int = 256) -> None:
         self.counts: NDArray[np.int64] = np.zeros(num_slots, np.int64)
@@ -29,15 +41,19 @@ class TokenPages:
     def num_pages_used(self) -> int:
         return self._pages.num_taken
 
-    def append(self, slots: Indices, token_ids: I32) -> None:
-        """One more token for each of the slots, which differ."""
-        at = self._cursor[slots]
-        full = (at & _IN_PAGE == 0).nonzero()[0]
-        if len(full):
-            at[full] = self._next_pages(at[full])
-        self._tokens[at] = token_ids
-        self._cursor[slots] = at + 1
-        self.counts[slots] += 1
+    def arrays(self, num_tokens: int) -> PageArrays:
+        """For up to so many tokens more; `pages_left` is to follow."""
+        while self._pages.num_free < num_tokens:
+            num_pages = 2 * len(self._previous)
+            self._previous = np.concatenate([self._previous, np.full(num_pages // 2, -1, np.int64)])
+            self._tokens = np.concatenate([self._tokens, np.empty(len(self._tokens), np.int32)])
+            self._pages.grow(num_pages)
+        free = self._pages.free
+        return PageArrays(self.counts, self._cursor, self._previous, self._tokens, free, self._pages.num_free)
+
+    def pages_left(self, num_free: int) -> None:
+        """So many are free yet."""
+        self._pages.leave(num_free)
 
     def of(self, slot: int, start: int = 0) -> I32:
         """Its tokens from the given one on."""
@@ -68,14 +84,3 @@ class TokenPages:
         more = num_slots - len(self.counts)
         self.counts = np.concatenate([self.counts, np.zeros(more, np.int64)])
         self._cursor = np.concatenate([self._cursor, np.zeros(more, np.int64)])
-
-    def _next_pages(self, at: Indices) -> Indices:
-        """Where the first tokens of new pages go; `at` is where the pages before them ended, 0 for none."""
-        while self._pages.num_free < len(at):
-            num_pages = 2 * len(self._previous)
-            self._previous = np.concatenate([self._previous, np.full(num_pages // 2, -1, np.int64)])
-            self._tokens = np.concatenate([self._tokens, np.empty(len(self._tokens), np.int32)])
-            self._pages.grow(num_pages)
-        pages = self._pages.take(len(at))
-        self._previous[pages] = (at - 1) >> PAGE_BITS
-        return pages << PAGE_BITS

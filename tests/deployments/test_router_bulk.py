@@ -56,7 +56,7 @@ def test_all_end_once_with_all_their_tokens(rig: Rig) -> None:
     assert sum(snapshot.pools[0].ttft.counts) == sum(snapshot.pools[0].e2e.counts) == 251
 
 
-def test_one_call_per_message_with_news(rig: Rig) -> None:
+def test_at_most_one_call_per_message_with_news(rig: Rig) -> None:
     replica = rig.replica("r")
     router = rig.router(replica)
     answers = BulkAnswers()
@@ -68,7 +68,8 @@ def test_one_call_per_message_with_news(rig: Rig) -> None:
     num_messages = poll_until(router, lambda: len(answers.finish) == 50, "all answers")
 
     assert replica.engine.num_submit_calls == 1
-    assert (num_messages, answers.num_calls) == (9, 2)
+    assert num_messages == 9
+    assert answers.num_calls in (1, 2)  # the first tokens and the last, which may come in one turn
 
 
 def test_seeds_and_temperature_reach_the_engine(rig: Rig) -> None:

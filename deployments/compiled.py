@@ -1,0 +1,30 @@
+"""Loops over arrays, compiled by Numba when their module is first imported, and kept on disk for the next process.
+
+A NumPy call costs a microsecond or two while the caches are hot, and ten times that after an engine or another
+process had them. What a message brings would take dozens of such calls; compiled it is one.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from numba import types
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# One-dimensional and contiguous. `_in` are read only, as arrays out of a message are.
+bools, u8s, i32s, i64s, u64s, f64s = (
+    types.Array(kind, 1, "C")
+    for kind in (types.boolean, types.uint8, types.int32, types.int64, types.uint64, types.float64)
+)
+u8s_in, i32s_in, u64s_in = (types.Array(array.dtype, 1, "C", readonly=True) for array in (u8s, i32s, u64s))
+i64, f64 = types.int64, types.float64
+
+
+def compiled(*arguments: Any) -> Callable[[Function], Function]:
+    """Compile for arguments of these types alone, and not for others later."""
+
+    def decorate(function: Function) -> Function:
+        return cast("Function", numba.njit(arguments, cache=True)(function))
+
+    return decorate
