@@ -1,6 +1,7 @@
 """What the ranks of a tensor parallel replica on one CPU host pay to talk: shared memory against gloo.
 
     python benchmarks/tp_all_reduce.py [--ranks 2] [--rounds 7] [--engine] [--unpinned]
+        [--keep benchmarks/results]
 
 Both carry the same tensors in the same processes, in turns, each rank on cores of its own if there are enough: the
 sum after half a layer (tokens x hidden size), the logits' gather, a step's message. Medians over the rounds of rank
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept_results import keep
+from nfold.cluster.provenance import provenance
 from nfold.models.engine.generate import generate
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import SamplingParams
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engine", action="store_true", help="tokens/s of an engine over each, too")
     parser.add_argument("--unpinned", action="store_true", help="the system places the ranks' threads")
+    parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = make_checkpoint(Path(directory) / "small", SMALL, "bfloat16") if args.engine else None
@@ -62,7 +66,9 @@ def main() -> None:
         finally:
             for process in others:
                 process.kill()
-    print(json.dumps({"ranks": args.ranks, "pinned": not args.unpinned, **figures}))
+    line = {"ranks": args.ranks, "pinned": not args.unpinned, **figures, "provenance": provenance().model_dump()}
+    keep("tp_all_reduce", line, args.keep)
+    print(json.dumps(line))
 
 
 def run_rank(

@@ -139,6 +139,7 @@ class Generation:
         # A stop string can end an answer early only if its tokens come as they are made.
         stream = bool(request.stream or stop_strings)
         self._request_ids = router.submit_many(model.name, each, sampling, sinks, stream)
+        router.flush()  # not after all else of this turn of the loop; a busy router waits for company even so
 
     @property
     def usage(self) -> Usage:

@@ -30,6 +30,7 @@ class ScriptedRouter:
     raises: Exception | None = None
     num_slots: int | None = None
     num_finished: int = 0
+    num_flushes: int = 0
     submitted: list[tuple[str, list[int], SamplingParams, bool]] = field(default_factory=list)
     aborted: list[int] = field(default_factory=list)
 
@@ -56,6 +57,9 @@ class ScriptedRouter:
         if self.num_slots is not None and len(self.submitted) - self.num_finished >= self.num_slots:
             raise OverloadedError("the queue is full", 1.0)
         return self.submit_many(model, [prompt], [sampling], [sink], stream)[0]
+
+    def flush(self) -> None:
+        self.num_flushes += 1
 
     def abort(self, request_id: int) -> None:
         self.aborted.append(request_id)
