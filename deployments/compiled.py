@@ -25,6 +25,9 @@ def compiled(*arguments: Any) -> Callable[[Function], Function]:
     """Compile for arguments of these types alone, and not for others later."""
 
     def decorate(function: Function) -> Function:
-        return cast("Function", numba.njit(arguments, cache=True)(function))
+        try:
+            return cast("Function", numba.njit(arguments, cache=True)(function))
+        except RuntimeError:  # neither beside the module nor in the user's cache may be written
+            return cast("Function", numba.njit(arguments)(function))
 
     return decorate
