@@ -304,10 +304,12 @@ def test_scaling_down_cuts_no_stream_and_scaling_up_serves_again(service: Servic
 def test_streams_go_on_with_the_same_tokens_when_their_replica_is_killed(
     service: ServiceConfig, streams: Streams
 ) -> None:
+    wait_until(lambda: [r.state for each in snapshots(service) for r in each.replicas].count("ready") == 3)
     expected = [answer.result(60) for answer in streams.start()]
-    answers = streams.start()
     victim = next(replica for replica in discovery.list_replicas(service.name) if replica.model == "tiny")
-    os.kill(pid_of(victim.replica_id), signal.SIGKILL)
+    pid = pid_of(victim.replica_id)  # before they begin: on a busy machine asking may outlast them
+    answers = streams.start()
+    os.kill(pid, signal.SIGKILL)
     assert [answer.result(60) for answer in answers] == expected
     wait_until(lambda: sum(model.num_continued for each in snapshots(service) for model in each.models) > 0)
     wait_until(lambda: victim.replica_id not in {each.replica_id for each in discovery.list_replicas(service.name)})
