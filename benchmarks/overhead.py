@@ -9,6 +9,9 @@ The two take turns, so one always idles while the other works, and everything el
     router   this process's Router over ZeroMQ, no HTTP
     http     streaming clients of the OpenAI API in a process of their own
 
+Two processes of one engine differ by a few percent in their steps, with each start, by where their memory came to
+lie: `steps differ` says by how much here, and is no part of what the path adds.
+
 tokens/s at a closed loop of a quarter more requests than the engine has slots, so that none is ever empty; TTFT one
 request at a time, the paths in turn, "added" being the median of the differences. The clock of http runs at a
 socket, from a ready request's bytes to the first token's: a client's HTTP library is not the service's. Last line:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 GOAL_SHARE = 0.97
 GOAL_ADDED_TTFT_MS = 3.0
+STATUS_S = 1.0  # between two of a replica's
 MODEL = "bench"
 
 
@@ -44,6 +48,7 @@ class Figures:
 
     tokens_per_s: float
     ttfts_ms: list[float]
+    step_ms: float  # its engine's mean per sample
 
     @property
     def ttft_p50_ms(self) -> float:
@@ -109,6 +114,15 @@ class RouterPath:
             router.poll(1.0)
         return 1e3 * (time.perf_counter() - begin)
 
+    def busy_s(self, router: "Router") -> float:
+        """Of the replica's engine in steps, until now."""
+        until = time.perf_counter() + 2 * STATUS_S
+        while time.perf_counter() < until:
+            router.poll(0.1)
+        [replica] = router.snapshot().replicas
+        assert replica.status is not None
+        return replica.status.busy_s
+
 
 def measure_all(args: argparse.Namespace, home: Path) -> list[dict[str, Figures]]:
     """One dict per round: figures by path."""
@@ -155,11 +169,16 @@ def measure_round(
     }
     ttfts: dict[str, list[float]] = {path: [] for path in rates}
     with router.open() as open_router:
+        bare_s, served_s = -workers["bare"].ask(kind="busy_s"), -router.busy_s(open_router)
         for row in range(args.samples):  # path after path, so that a slower moment of the machine hits all alike
             ttfts["bare"].append(workers["bare"].ask(kind="ttft", row=row))
             ttfts["router"].append(router.ttft_ms(open_router, row))
             ttfts["http"].append(workers["http"].ask(kind="ttft", row=row))
-    figures = {path: Figures(rates[path], ttfts[path][1:]) for path in rates}
+        bare_s += workers["bare"].ask(kind="busy_s")
+        served_s += router.busy_s(open_router)
+    bare_ms, served_ms = 1e3 * bare_s / args.samples, 1e3 * served_s / (2 * args.samples)
+    step_ms = {"bare": bare_ms, "router": served_ms, "http": served_ms}
+    figures = {path: Figures(rates[path], ttfts[path][1:], step_ms[path]) for path in rates}
     for path, each in figures.items():
         print(
             f"  round {turn}  {path:<7}{each.tokens_per_s:9.1f} tokens/s   TTFT {each.ttft_p50_ms:7.2f} ms",
@@ -181,6 +200,9 @@ def report(rounds: list[dict[str, Figures]], args: argparse.Namespace) -> None:
         print(f"{path:<8}{rate:>10.1f}{share:>8.1%}{ttft:>8.2f} ms{added:>7.2f} ms")
         summary |= {f"{path}_tokens_per_s": rate, f"{path}_ttft_p50_ms": ttft}
         summary |= {f"{path}_share": share, f"{path}_added_ttft_ms": added}
+    differences = [each["http"].step_ms - each["bare"].step_ms for each in rounds]
+    summary["steps_differ_ms"] = statistics.median(differences)
+    print(f"steps differ: those of the served engine take {summary['steps_differ_ms']:+.2f} ms, whatever the path")
     print(f"goal: http at least {GOAL_SHARE:.0%} of bare, at most {GOAL_ADDED_TTFT_MS:g} ms added")
     from nfold.cluster.provenance import provenance
 

@@ -21,6 +21,7 @@ class Bare:
         self._engine = engine
         self._prompts, self._lengths = make_prompts(vocab_size), output_lengths()
         self._num_submitted = 0
+        self._busy_s = 0.0
 
     def _submit(self, count: int, max_tokens: int | None = None) -> None:
         ids = range(self._num_submitted, self._num_submitted + count)
@@ -49,9 +50,16 @@ class Bare:
     def ttft_ms(self) -> float:
         begin = time.perf_counter()
         self._submit(1, max_tokens=1)
-        while not len(self._engine.step()):
-            pass
+        num_rows = 0
+        while not num_rows:
+            step_begin = time.perf_counter()
+            num_rows = len(self._engine.step())
+            self._busy_s += time.perf_counter() - step_begin
         return 1e3 * (time.perf_counter() - begin)
+
+    def busy_s(self) -> float:
+        """In steps of TTFT samples, so far."""
+        return self._busy_s
 
 
 def main() -> None:
@@ -71,6 +79,8 @@ def main() -> None:
         question = json.loads(line)
         if question["kind"] == "ttft":
             figure = bare.ttft_ms()
+        elif question["kind"] == "busy_s":
+            figure = bare.busy_s()
         else:
             figure = bare.tokens_per_s(question["concurrency"], question["warmup_s"], question["window_s"])
         print(json.dumps({"figure": figure}), flush=True)
