@@ -83,7 +83,7 @@ def test_plain_messages_come_back(message: wire.Message) -> None:
 
 
 @given(batches())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_submit_comes_back(batch: SubmitBatch) -> None:
     message = wire.decode(wire.encode(wire.Submit(batch)))
 
@@ -92,7 +92,7 @@ def test_submit_comes_back(batch: SubmitBatch) -> None:
 
 
 @given(step_outputs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_output_comes_back(outputs: StepOutputs) -> None:
     message = wire.decode(wire.encode(wire.Output(outputs, 17, 0.25)))
 
@@ -106,7 +106,7 @@ def test_output_comes_back(outputs: StepOutputs) -> None:
 
 
 @given(request_ids)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_id_lists_come_back(ids: list[int]) -> None:
     for kind in (wire.Abort, wire.Refused):
         message = wire.decode(wire.encode(kind(np.array(ids, np.uint64))))
@@ -142,7 +142,7 @@ def test_without_logprobs_a_row_costs_13_bytes() -> None:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_garbage_is_a_wire_error(frames: list[bytes]) -> None:
     try:
         wire.decode(frames)
@@ -153,7 +153,7 @@ def test_garbage_is_a_wire_error(frames: list[bytes]) -> None:
 
 
 @given(batches(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_damaged_submit_is_a_wire_error_or_well_formed(batch: SubmitBatch, data: st.DataObject) -> None:
     header, payload = wire.encode(wire.Submit(batch))
     cut = data.draw(st.integers(0, len(payload)))

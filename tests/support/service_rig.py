@@ -1,7 +1,9 @@
 """Replicas with fake engines in threads, and routers that talk to them over real sockets."""
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -98,7 +100,7 @@ class Rig:
             running.service.stop()
         for running in self._running:
             running.thread.join(TIMEOUT_S)
-            assert not running.thread.is_alive(), "the service does not end"
+            assert not running.thread.is_alive(), f"the service does not end; it is at\n{_place_of(running.thread)}"
 
     def replica(
         self,
@@ -136,6 +138,11 @@ class Rig:
         router.update_replicas([replica.address for replica in replicas])
         poll_until(router, lambda: states(router) == {"ready"} or not replicas, "replicas that are ready")
         return router
+
+
+def _place_of(thread: threading.Thread) -> str:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return "".join(traceback.format_stack(frame))
 
 
 def states(router: Router) -> set[str]:

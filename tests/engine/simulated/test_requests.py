@@ -79,7 +79,7 @@ def test_prefill_waits_for_its_turn() -> None:
     assert engine.step().step.num_prefill_tokens == 10, "below the floor prompts do not wait"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(300, 600), st.lists(st.tuples(st.integers(1, 120), st.integers(1, 100)), min_size=1, max_size=30)
 )
