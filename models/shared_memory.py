@@ -20,7 +20,12 @@ def meet_in_memory(store: dist.Store, rank: int, size: int, timeout_s: float) ->
     """
     exchange, answer = None, _HERE
     try:
-        exchange = Exchange(_share(store, size) if rank == 0 else _find(store), rank, size, timeout_s)
+        file = _share(store, size) if rank == 0 else _find(store)
+        try:
+            exchange = Exchange(file, rank, size, timeout_s)
+        except OSError:
+            os.close(file)
+            raise
     except OSError as error:
         answer = str(error)
     store.set(f"memory of {rank}", answer)
