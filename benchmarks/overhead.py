@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 GOAL_SHARE = 0.97
 GOAL_ADDED_TTFT_MS = 3.0
-STATUS_S = 1.0  # between two of a replica's
 MODEL = "bench"
 
 
@@ -116,7 +115,9 @@ class RouterPath:
 
     def busy_s(self, router: "Router") -> float:
         """Of the replica's engine in steps, until now."""
-        until = time.perf_counter() + 2 * STATUS_S
+        from nfold.deployments.engine_service import ServiceSettings
+
+        until = time.perf_counter() + 2 * ServiceSettings().status_s  # it tells once in so long
         while time.perf_counter() < until:
             router.poll(0.1)
         [replica] = router.snapshot().replicas
