@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deployments.step_account import StepAccount
-from ..models.engine.protocol import StepRecord
 from ..models.engine.simulated.scheduler import StepWork
 from .ledger import Presence, ReplicaCounters
 
@@ -40,17 +39,7 @@ class ReplayBooks:
 
     def end_step(self, replica: int, step_s: float, work: StepWork, num_held: int) -> None:
         """Before what ended in it is taken off `num_held`."""
-        record = StepRecord(
-            step_s=step_s,
-            num_prefill_tokens=work.num_prefill_tokens,
-            num_decode_tokens=work.num_decode_tokens,
-            num_recomputed_tokens=work.num_recomputed_tokens,
-            num_kv_tokens=work.num_kv_tokens,
-            num_running=work.num_running,
-            num_without_room=work.num_without_room,
-            num_deferred=work.num_deferred,
-        )
-        self._accounts[replica].add(record, num_held)
+        self._accounts[replica].add(work.record(step_s), num_held)
         self._busy_s[replica] += step_s
         self._began_s[replica] = np.nan
 

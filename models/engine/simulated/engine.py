@@ -164,16 +164,7 @@ class SimulatedEngine:
         assert step is not None
         self._free_at_s = step.due_s
         work = step.work
-        record = StepRecord(
-            step_s=step.due_s - step.start_s,
-            num_prefill_tokens=work.num_prefill_tokens,
-            num_decode_tokens=work.num_decode_tokens,
-            num_recomputed_tokens=work.num_recomputed_tokens,
-            num_kv_tokens=work.num_kv_tokens,
-            num_running=work.num_running,
-            num_without_room=work.num_without_room,
-            num_deferred=work.num_deferred,
-        )
+        record = work.record(step.due_s - step.start_s)
         new = NewTokens.none() if work is _NO_WORK else self._scheduler.complete()
         self._count(record, len(new.ids))
         return self._outputs(new, record)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protocol import I32, U8, U64
+from ..protocol import I32, U8, U64, StepRecord
 from .answers import next_token_ids, place_weights
 from .profile import EngineLimits
 from .sequences import (
@@ -56,6 +56,19 @@ class StepWork:
     @property
     def num_tokens(self) -> int:
         return self.num_prefill_tokens + self.num_decode_tokens
+
+    def record(self, step_s: float) -> StepRecord:
+        """Its account, if it takes so long."""
+        return StepRecord(
+            step_s=step_s,
+            num_prefill_tokens=self.num_prefill_tokens,
+            num_decode_tokens=self.num_decode_tokens,
+            num_recomputed_tokens=self.num_recomputed_tokens,
+            num_kv_tokens=self.num_kv_tokens,
+            num_running=self.num_running,
+            num_without_room=self.num_without_room,
+            num_deferred=self.num_deferred,
+        )
 
 
 @dataclass(frozen=True, slots=True)
