@@ -1,7 +1,8 @@
 """Loops over arrays, compiled by Numba when their module is first imported, and kept on disk for the next process.
 
-A NumPy call costs a microsecond or two while the caches are hot, and ten times that after an engine or another
-process had them. What a message brings would take dozens of such calls; compiled it is one.
+What a message brings would take dozens of NumPy calls, each of which is slow after an engine or another process had
+the caches; compiled it is one. A kept loop is renewed when its own file changes, so what it calls and its constants
+belong in that file.
 """
 
 from collections.abc import Callable

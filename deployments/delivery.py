@@ -90,7 +90,10 @@ class Delivery:
         finish = _join([part.outputs.finish[part.rows] for part in parts])
         has_token = _join([part.outputs.token_ids[part.rows] >= 0 for part in parts])
         first, done, finish, answered, ttft_s, e2e_s, tpot_s, num_aborted, num_failed = settle(
-            *(slots, has_token, finish, now_s), *table.times_and_charges(), *self._loads.outstanding()
+            *(slots, has_token, finish, now_s),
+            *(table.submitted_s, table.first_token_s, table.prompt_lens, self._loads.num_prompt_tokens),
+            *table.charges(),
+            *self._loads.outstanding(),
         )
         pool.ttft.observe(ttft_s)
         if len(first):

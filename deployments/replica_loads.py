@@ -97,23 +97,11 @@ class ReplicaLoads:
 
     def bind(self, numbers: Indices, prompt_tokens: Indices, output_tokens: F64) -> None:
         """Requests with so many tokens are bound to these replicas, one each; a replica may come several times."""
-        _bind(numbers, prompt_tokens, output_tokens, self.num_in_flight, self.prompt_tokens, self.output_tokens)
+        _bind(numbers, prompt_tokens, output_tokens, *self.outstanding())
 
-    def outstanding(self) -> tuple[Indices, F64, F64, Indices]:
-        """The columns that `request_loops.settle` takes."""
-        return self.num_in_flight, self.prompt_tokens, self.output_tokens, self.num_prompt_tokens
-
-    def release(self, numbers: NDArray[np.integer], prompt_tokens: Indices, output_tokens: F64) -> None:
-        """Requests are no longer at these replicas, one each; these tokens of theirs are no longer outstanding."""
-        self.has_news = True
-        self.num_in_flight -= np.bincount(numbers, minlength=len(self.num_in_flight))
-        self.prompt_tokens -= self._sums(numbers, prompt_tokens)
-        self.output_tokens -= self._sums(numbers, output_tokens)
-        empty = self.num_in_flight == 0  # and with the last request goes what rounding left over
-        self.prompt_tokens[empty] = self.output_tokens[empty] = 0.0
-
-    def _sums(self, numbers: NDArray[np.integer], values: NDArray[np.integer] | F64) -> F64:
-        return np.bincount(numbers, values, len(self.num_in_flight)).astype(np.float64, copy=False)
+    def outstanding(self) -> tuple[Indices, F64, F64]:
+        """The columns that say what each replica has outstanding, for `request_loops`."""
+        return self.num_in_flight, self.prompt_tokens, self.output_tokens
 
 
 @compiled(i64s, i64s, f64s, i64s, f64s, f64s)

@@ -1,4 +1,7 @@
-"""What messages bring for a table's requests, a compiled loop each: columns are by slot, `_R` arrays by row."""
+"""What messages bring for a table's requests, a compiled loop each.
+
+Columns are by slot, `_R` arrays by row, `_K` by replica.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,11 +9,11 @@ from numpy.typing import NDArray
 from ..models.engine.protocol import I32, U8, U64, FinishReason
 from .compiled import bools, compiled, f64, f64s, i32s, i32s_in, i64, i64s, u8s, u8s_in, u64s, u64s_in
 from .index_pool import Indices
-from .token_pages import PAGE_BITS
 
 SLOT_BITS = 20
+SLOT_MASK = np.uint64((1 << SLOT_BITS) - 1)
 NOWHERE = -1
-_SLOT_MASK = np.uint64((1 << SLOT_BITS) - 1)
+PAGE_BITS = 6
 _IN_PAGE = (1 << PAGE_BITS) - 1
 _ABORT, _ERROR = int(FinishReason.ABORT), int(FinishReason.ERROR)
 
@@ -40,7 +43,7 @@ def book(
     rows, slots = np.empty(len(wire_ids_R), np.int64), np.empty(len(wire_ids_R), np.int64)
     num_rows = num_tokens = 0
     for row in range(len(wire_ids_R)):
-        slot = np.int64(wire_ids_R[row] & _SLOT_MASK)
+        slot = np.int64(wire_ids_R[row] & SLOT_MASK)
         if slot >= len(wire_ids) or wire_ids[slot] != wire_ids_R[row]:
             continue
         if token_ids_R[row] >= 0:
@@ -60,30 +63,80 @@ def book(
     return rows[:num_rows], slots[:num_rows], num_tokens, num_free
 
 
-@compiled(
-    *(i64s, bools, u8s, f64),
-    *(i32s, i64s, f64s, f64s, f64s, i32s, i64s, i64s),
-    *(i64s, f64s, f64s, i64s),
-)
-def settle(
-    slots_R: Indices,
-    has_token_R: Bools,
-    finish_R: U8,
-    now_s: float,
+# What `RequestTable.charges` and `ReplicaLoads.outstanding` give.
+_CHARGES = (i32s, i64s, f64s, i64s, i64s)
+_OUTSTANDING = (i64s, f64s, f64s)
+
+
+@compiled(i64, *_CHARGES, *_OUTSTANDING)
+def _leave(
+    slot: int,
     replica: I32,
     prompt_charge: Indices,
     charge: F64,
-    submitted_s: F64,
-    first_token_s: F64,
-    prompt_lens: I32,
     num_emitted: Indices,
     num_emitted_before: Indices,
     num_in_flight_K: Indices,
     prompt_tokens_K: F64,
     output_tokens_K: F64,
+) -> None:
+    """A request is no longer at its replica, and what it did not need is no longer outstanding there."""
+    k = replica[slot]
+    replica[slot] = NOWHERE
+    num_in_flight_K[k] -= 1
+    prompt_tokens_K[k] -= prompt_charge[slot]
+    output_tokens_K[k] -= charge[slot] - (num_emitted[slot] - num_emitted_before[slot])
+    if num_in_flight_K[k] == 0:  # with the last request goes what rounding left over
+        prompt_tokens_K[k] = output_tokens_K[k] = 0.0
+
+
+@compiled(i64s, *_CHARGES, *_OUTSTANDING)
+def release(
+    slots_R: Indices,
+    replica: I32,
+    prompt_charge: Indices,
+    charge: F64,
+    num_emitted: Indices,
+    num_emitted_before: Indices,
+    num_in_flight_K: Indices,
+    prompt_tokens_K: F64,
+    output_tokens_K: F64,
+) -> None:
+    """These, which differ, leave the replicas that they are bound to."""
+    for slot in slots_R:
+        _leave(
+            slot,
+            replica,
+            prompt_charge,
+            charge,
+            num_emitted,
+            num_emitted_before,
+            num_in_flight_K,
+            prompt_tokens_K,
+            output_tokens_K,
+        )
+
+
+@compiled(i64s, bools, u8s, f64, f64s, f64s, i32s, i64s, *_CHARGES, *_OUTSTANDING)
+def settle(
+    slots_R: Indices,
+    has_token_R: Bools,
+    finish_R: U8,
+    now_s: float,
+    submitted_s: F64,
+    first_token_s: F64,
+    prompt_lens: I32,
     num_prompt_tokens_K: Indices,
+    replica: I32,
+    prompt_charge: Indices,
+    charge: F64,
+    num_emitted: Indices,
+    num_emitted_before: Indices,
+    num_in_flight_K: Indices,
+    prompt_tokens_K: F64,
+    output_tokens_K: F64,
 ) -> tuple[Indices, Indices, U8, Indices, F64, F64, F64, int, int]:
-    """Note first and last tokens, and take what ended from its replica. Columns of loads are by replica, `_K`.
+    """Note first and last tokens, and take what ended from its replica.
 
     Returns: the slots whose first token came, those that ended and why, of these the ones that were answered; TTFT,
     end-to-end time and TPOT of those that have one; and how many were aborted and failed.
@@ -119,11 +172,17 @@ def settle(
             if num_emitted[slot] > 1:
                 tpot_s[num_tpot] = (now_s - first_token_s[slot]) / (num_emitted[slot] - 1)
                 num_tpot += 1
-        replica[slot] = NOWHERE
-        num_in_flight_K[k] -= 1
-        output_tokens_K[k] -= charge[slot] - (num_emitted[slot] - num_emitted_before[slot])
-        if num_in_flight_K[k] == 0:  # with the last request goes what rounding left over
-            prompt_tokens_K[k] = output_tokens_K[k] = 0.0
+        _leave(
+            slot,
+            replica,
+            prompt_charge,
+            charge,
+            num_emitted,
+            num_emitted_before,
+            num_in_flight_K,
+            prompt_tokens_K,
+            output_tokens_K,
+        )
     ended = done[:num_done], done_finish[:num_done], answered[:num_answered]
     times = ttft_s[:num_first], e2e_s[:num_answered], tpot_s[:num_tpot]
     return first[:num_first], *ended, *times, num_aborted, num_failed

@@ -1,4 +1,4 @@
-"""The requests of a router, a row of arrays each: what a message brings for many is booked without a loop.
+"""The requests of a router, a row of arrays each: what a message brings for many is booked at once.
 
     wire id  =  generation << 20  |  slot
 
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from ..models.engine.protocol import I32, U8, U64, SubmitBatch
 from .index_pool import IndexPool, Indices
-from .request_loops import NOWHERE, SLOT_BITS, book
+from .request_loops import NOWHERE, SLOT_BITS, SLOT_MASK, book
 from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
 from .token_pages import TokenPages
 from .wire import REQUEST_ID_BITS
 
 MAX_REQUESTS = 1 << SLOT_BITS
-_SLOT_MASK = np.uint64(MAX_REQUESTS - 1)
 _ONE_GENERATION = np.uint64(1 << SLOT_BITS)
 _ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
 # In the ids of free slots, above all ids: nothing matches them.
@@ -172,18 +171,16 @@ class RequestTable:
 
     def match(self, wire_ids: U64) -> tuple[Indices, NDArray[np.bool_]]:
         """The slots of wire ids, and which of these are of a present attempt."""
-        slots = (wire_ids & _SLOT_MASK).astype(np.int64)
+        slots = (wire_ids & SLOT_MASK).astype(np.int64)
         return slots, self.wire_ids.take(slots, mode="clip") == wire_ids
 
-    def times_and_charges(self) -> tuple[I32, Indices, F64, F64, F64, I32, Indices, Indices]:
-        """The columns that `request_loops.settle` takes."""
-        charges = self.replica, self.prompt_charge, self.charge
-        times = self.submitted_s, self.first_token_s
-        return *charges, *times, self.prompt_lens, self.num_emitted, self.num_emitted_before
+    def charges(self) -> tuple[I32, Indices, F64, Indices, Indices]:
+        """The columns that say what each request still has outstanding at its replica, for `request_loops`."""
+        return self.replica, self.prompt_charge, self.charge, self.num_emitted, self.num_emitted_before
 
     def find(self, request_ids: U64) -> Indices:
         """The slots of those that there are, by the callers' ids."""
-        slots = (request_ids & _SLOT_MASK).astype(np.int64)
+        slots = (request_ids & SLOT_MASK).astype(np.int64)
         return np.unique(slots[self.request_ids.take(slots, mode="clip") == request_ids])
 
     def request_ids_of(self, sink: BulkSink) -> list[int]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.engine.protocol import U64, StepRecord
+from . import request_loops
 from .addresses import ReplicaAddress
 from .clumping import observe_shortest_step
 from .index_pool import Indices
@@ -239,6 +240,5 @@ class Replica:
 def release(loads: ReplicaLoads, table: RequestTable, slots: Indices) -> None:
     """These, which differ, are no longer at the replicas that they are bound to, and what they did not need is no
     longer outstanding there."""
-    emitted = table.num_emitted[slots] - table.num_emitted_before[slots]
-    loads.release(table.replica[slots], table.prompt_charge[slots], table.charge[slots] - emitted)
-    table.replica[slots] = NOWHERE
+    request_loops.release(slots, *table.charges(), *loads.outstanding())
+    loads.has_news = True

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from ..models.engine.protocol import I32
 from .index_pool import IndexPool, Indices
-
-PAGE_BITS = 6
-PAGE_TOKENS = 1 << PAGE_BITS
+from .request_loops import PAGE_BITS
 
 
 class PageArrays(NamedTuple):
