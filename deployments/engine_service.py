@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -330,7 +330,7 @@ class EngineService:
         engine_ids = session.engine_ids(batch.request_ids)
         if not session.in_flight.add(engine_ids):
             raise WireError("a request id is still in flight")
-        self._engine.submit(replace(batch, request_ids=engine_ids))
+        self._engine.submit(batch.with_ids(engine_ids))
 
     def _reject(self, peer: bytes, reason: str) -> None:
         """Answer what is malformed or unwelcome with a farewell, so that the sender knows why it gets nothing."""

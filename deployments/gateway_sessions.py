@@ -6,15 +6,14 @@ A slot is never given twice, so rows of a session that ended are known by their 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..models.engine.protocol import U64, StepOutputs
-from .wire import REQUEST_ID_BITS
+from .wire_loops import REQUEST_ID_BITS, survey
 
 _SLOT_SHIFT = np.uint64(REQUEST_ID_BITS)
-_ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
 
 
 class RequestsInFlight:
@@ -95,18 +94,21 @@ class GatewaySessions:
         """The rows of one step by session, with the routers' ids; requests that ended leave `in_flight`."""
         if len(outputs) == 0:
             return []
-        ids = outputs.request_ids
-        first, last = int(ids.min()) >> REQUEST_ID_BITS, int(ids.max()) >> REQUEST_ID_BITS
-        row_slots = ids >> _SLOT_SHIFT if first < last else ids
-        slots = [first] if first == last else np.unique(row_slots).tolist()
-        parts: list[tuple[GatewaySession, StepOutputs]] = []
-        for slot in slots:
-            session = self._by_slot.get(slot)
+        router_ids, ended, first, last = survey(outputs.request_ids, outputs.finish)
+        if first == last:
+            session = self._by_slot.get(first)
             if session is None:
-                continue
-            rows = outputs if len(slots) == 1 else _rows(outputs, np.flatnonzero(row_slots == slot))
-            session.in_flight.end(rows.request_ids[np.flatnonzero(rows.finish)])
-            parts.append((session, replace(rows, request_ids=rows.request_ids & _ID_MASK)))
+                return []
+            session.in_flight.end(ended)
+            return [(session, outputs.with_ids(router_ids))]
+        row_slots = outputs.request_ids >> _SLOT_SHIFT
+        parts: list[tuple[GatewaySession, StepOutputs]] = []
+        for slot in np.unique(row_slots).tolist():
+            session = self._by_slot.get(slot)
+            if session is not None:
+                session.in_flight.end(ended[ended >> _SLOT_SHIFT == slot])
+                rows = np.flatnonzero(row_slots == slot)
+                parts.append((session, _rows(outputs.with_ids(router_ids), rows)))
         return parts
 
 

@@ -4,7 +4,7 @@ of replicas costs a few array operations."""
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import compiled, f64s, i64s
+from ..models.compiled import compiled, f64s, i64s
 from .index_pool import IndexPool, Indices
 
 F64 = NDArray[np.float64]

@@ -6,8 +6,8 @@ Columns are by slot, `_R` arrays by row, `_K` by replica.
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.compiled import bools, compiled, f64, f64s, i32s, i32s_in, i64, i64s, u8s, u8s_in, u64s, u64s_in
 from ..models.engine.protocol import I32, U8, U64, FinishReason
-from .compiled import bools, compiled, f64, f64s, i32s, i32s_in, i64, i64s, u8s, u8s_in, u64s, u64s_in
 from .index_pool import Indices
 
 SLOT_BITS = 20

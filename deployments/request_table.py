@@ -15,7 +15,7 @@ from .index_pool import IndexPool, Indices
 from .request_loops import NOWHERE, SLOT_BITS, SLOT_MASK, book
 from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
 from .token_pages import TokenPages
-from .wire import REQUEST_ID_BITS
+from .wire_loops import REQUEST_ID_BITS
 
 MAX_REQUESTS = 1 << SLOT_BITS
 _ONE_GENERATION = np.uint64(1 << SLOT_BITS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import compiled, f64, f64s, i64s
+from ..models.compiled import compiled, f64, f64s, i64s
 from .speed import TokenCosts
 
 F64 = NDArray[np.float64]

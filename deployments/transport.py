@@ -33,6 +33,10 @@ ZMTP_TIMEOUT_MS = 5000
 FAREWELL_LINGER_MS = 500
 MAX_MESSAGE_BYTES = 1 << 30
 
+# pyzmq's own `send_multipart` and enums of flags cost more than what they are for, above all in cold caches.
+_send_frame = zmq.backend.Socket.send
+_LAST, _NOT_LAST, _POLLIN = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
+
 
 def _new_socket(context: zmq.Context[zmq.Socket[bytes]], own_id: str) -> zmq.Socket[bytes]:
     router = context.socket(zmq.ROUTER)
@@ -51,7 +55,10 @@ def _new_socket(context: zmq.Context[zmq.Socket[bytes]], own_id: str) -> zmq.Soc
 
 def _send(router: zmq.Socket[bytes], peer: bytes, frames: Frames) -> bool:
     try:
-        router.send_multipart([peer, *frames], zmq.NOBLOCK)
+        _send_frame(router, peer, _NOT_LAST)
+        for frame in frames[:-1]:
+            _send_frame(router, frame, _NOT_LAST)
+        _send_frame(router, frames[-1], _LAST)
     except zmq.ZMQError as error:
         if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
             return False
@@ -70,7 +77,7 @@ def _receive(router: zmq.Socket[bytes]) -> tuple[bytes, Frames] | None:
 
 
 def _is_readable(router: zmq.Socket[bytes]) -> bool:
-    return bool(router.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # pyright: ignore[reportOperatorIssue]
+    return bool(zmq.zmq_poll([(router, _POLLIN)], 0))
 
 
 def _milliseconds(timeout_s: float) -> int:

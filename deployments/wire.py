@@ -20,9 +20,18 @@ import numpy as np
 from ..models.engine.protocol import U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
 from .array_frame import ArrayFrame, Arrays, WireError, pack
 from .step_account import NO_STEPS, StepTotals
+from .wire_loops import (
+    BAD_IDS,
+    BAD_MAX_TOKENS,
+    BAD_PROMPTS,
+    BAD_SAMPLING,
+    BAD_STOPS,
+    FITS,
+    check_submit,
+    has_numbers,
+)
 
 WIRE_VERSION = 4
-REQUEST_ID_BITS = 40
 
 Frames = list[bytes]
 
@@ -182,6 +191,14 @@ class _OutputHeader(msgspec.Struct, frozen=True, array_like=True, tag=13):
 _WithArrays = _SubmitHeader | _AbortHeader | _RefusedHeader | _OutputHeader
 _Header = Hello | Welcome | Goodbye | Ping | Pong | Status | Draining | _WithArrays
 
+_FAULTS = {
+    BAD_PROMPTS: "prompt_lens do not fit prompt_ids",
+    BAD_STOPS: "stop_lens do not fit stop_ids",
+    BAD_MAX_TOKENS: "max_tokens below 1",
+    BAD_SAMPLING: "temperature or top_p is not finite",
+    BAD_IDS: "request ids are too large or come twice",
+}
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[_Header] = msgspec.msgpack.Decoder(_Header)
 
@@ -236,12 +253,12 @@ def _ids(count: int, frame: ArrayFrame) -> U64:
 
 def _encode_output(message: Output) -> Frames:
     outputs = message.outputs
-    has_logprobs = not np.isnan(outputs.logprobs).all()
+    has_logprobs = has_numbers(outputs.logprobs)
     step = outputs.step
     header = _OutputHeader(
         r=len(outputs),
         k=outputs.top_ids.shape[1],
-        has_logprobs=bool(has_logprobs),
+        has_logprobs=has_logprobs,
         num_in_flight=message.num_in_flight,
         next_step_s=message.next_step_s,
         step_s=step.step_s,
@@ -320,15 +337,17 @@ def _decode_submit(header: _SubmitHeader, frame: ArrayFrame) -> Submit:
 
 def _check_submit(batch: SubmitBatch) -> None:
     """The engine trusts what comes out of here: counts must agree and ids must differ."""
-    if len(batch) == 0:
-        return
-    if batch.prompt_lens.min() < 1 or batch.prompt_lens.sum(dtype=np.int64) != len(batch.prompt_ids):
-        raise WireError("prompt_lens do not fit prompt_ids")
-    if batch.stop_lens.min() < 0 or batch.stop_lens.sum(dtype=np.int64) != len(batch.stop_ids):
-        raise WireError("stop_lens do not fit stop_ids")
-    if batch.max_tokens.min() < 1:
-        raise WireError("max_tokens below 1")
-    if not (np.isfinite(batch.temperature).all() and np.isfinite(batch.top_p).all()):
-        raise WireError("temperature or top_p is not finite")
-    if int(batch.request_ids.max()) >> REQUEST_ID_BITS or len(set(batch.request_ids.tolist())) < len(batch):
-        raise WireError("request ids are too large or come twice")
+    fault = check_submit(
+        batch.request_ids,
+        batch.prompt_lens,
+        len(batch.prompt_ids),
+        batch.stop_lens,
+        len(batch.stop_ids),
+        batch.max_tokens,
+        batch.temperature,
+        batch.top_p,
+    )
+    if fault == FITS and len(set(batch.request_ids.tolist())) < len(batch):
+        fault = BAD_IDS
+    if fault != FITS:
+        raise WireError(_FAULTS[fault])

@@ -81,6 +81,23 @@ class SubmitBatch:
     def __len__(self) -> int:
         return len(self.request_ids)
 
+    def with_ids(self, request_ids: U64) -> "SubmitBatch":
+        """The same requests under other ids."""
+        return SubmitBatch(
+            request_ids,
+            self.prompt_lens,
+            self.prompt_ids,
+            self.max_tokens,
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.seed,
+            self.ignore_eos,
+            self.num_logprobs,
+            self.stop_lens,
+            self.stop_ids,
+        )
+
     @classmethod
     def build(
         cls,
@@ -127,6 +144,18 @@ class StepOutputs:
 
     def __len__(self) -> int:
         return len(self.request_ids)
+
+    def with_ids(self, request_ids: U64) -> "StepOutputs":
+        """The same rows under other ids."""
+        return StepOutputs(
+            request_ids,
+            self.token_ids,
+            self.finish,
+            self.logprobs,
+            self.top_ids,
+            self.top_logprobs,
+            self.step,
+        )
 
 
 @dataclass(frozen=True, slots=True)

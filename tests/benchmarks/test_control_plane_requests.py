@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from control_plane_requests import Prompts, Requests, backlog, poisson
-from nfold.models.engine.simulated.answers import ends_of
 from nfold.models.engine.simulated.lengths import OPENORCA
+from nfold.models.engine.simulated.loops import end_of
 from nfold.models.engine.simulated.profile import StepTimeProfile, load_profile
 
 
@@ -14,7 +14,7 @@ def profile() -> StepTimeProfile:
 
 
 def answers_in_seeds(requests: Requests) -> np.ndarray:
-    return ends_of(requests.seeds) - requests.prompt_lens
+    return np.array([end_of(seed) for seed in requests.seeds]) - requests.prompt_lens
 
 
 def test_poisson_has_the_rate_and_the_data_sets_lengths(profile: StepTimeProfile) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nfold.deployments import wire
+from nfold.deployments.wire_loops import REQUEST_ID_BITS
 from nfold.models.engine.protocol import EngineStats, SamplingParams, StepOutputs, StepRecord, SubmitBatch
 
 STATS = EngineStats(1, 2, 30, 4, 5, 6, 7, 8, 9, 10, 11.5)
@@ -29,7 +30,7 @@ PLAIN = [
     wire.Draining(),
 ]
 
-request_ids = st.lists(st.integers(0, (1 << wire.REQUEST_ID_BITS) - 1), unique=True, max_size=9)
+request_ids = st.lists(st.integers(0, (1 << REQUEST_ID_BITS) - 1), unique=True, max_size=9)
 token_ids = st.integers(0, (1 << 31) - 1)
 
 
@@ -176,7 +177,7 @@ def test_submit_with_ids_that_clash_is_refused() -> None:
 
 
 def test_submit_with_an_id_beyond_40_bits_is_refused() -> None:
-    batch = SubmitBatch.build([1 << wire.REQUEST_ID_BITS], [[1]], [SamplingParams(1)])
+    batch = SubmitBatch.build([1 << REQUEST_ID_BITS], [[1]], [SamplingParams(1)])
 
     with pytest.raises(wire.WireError, match="too large"):
         wire.decode(wire.encode(wire.Submit(batch)))

@@ -16,8 +16,8 @@ import numpy as np
 
 from ...errors import ConfigError, EngineError
 from ..protocol import U64, EngineInfo, EngineStats, FinishReason, StepOutputs, StepRecord, SubmitBatch
-from .answers import NUM_RESERVED_IDS
 from .faults import Fault, death_s, faulty_slots, faulty_step_s
+from .loops import NUM_RESERVED_IDS
 from .profile import StepTimeProfile
 from .scheduler import NewTokens, SimulatedScheduler, StepWork
 from .sequences import sequences_of
@@ -193,12 +193,13 @@ class SimulatedEngine:
         """What was submitted since the last step, all at once: that is cheaper than message by message."""
         if not self._submitted:
             return
-        sequences, rejected = sequences_of(self._submitted, self._max_model_len)
+        for batch in self._submitted:
+            sequences, rejected = sequences_of(batch, self._max_model_len)
+            if sequences.shape[1]:
+                self._scheduler.submit(sequences)
+            if len(rejected):
+                self._rejected.append(rejected)
         self._submitted = []
-        if sequences.shape[1]:
-            self._scheduler.submit(sequences)
-        if len(rejected):
-            self._rejected.append(rejected)
 
     def _begin_step(self, start_s: float) -> _PacedStep:
         self._take_in()

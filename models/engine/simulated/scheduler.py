@@ -4,31 +4,29 @@ The same rules as a real engine's: running requests first, in the order in which
 that it lacks until the step's token budget is spent; then waiting ones while slots, budget and KV cache last. When
 the cache is full, the youngest go back to the front of the queue and are computed again.
 
-Work per step is a fixed number of array operations.
+What a step does per request is compiled (`loops`).
 """
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import I32, U8, U64, StepRecord
-from .answers import next_token_ids, place_weights
-from .profile import EngineLimits
-from .sequences import (
-    END,
-    FINISH,
-    HASH,
+from .answers import place_weights
+from .loops import (
     ID,
-    NONE,
     NUM_COMPUTED,
     NUM_ONCE_COMPUTED,
-    NUM_PROMPT,
+    NUM_ROWS,
     NUM_TOKENS,
-    SEED,
     Sequences,
+    admit,
+    advance,
+    continue_running,
 )
+from .profile import EngineLimits
 
 I64 = NDArray[np.int64]
 
@@ -85,29 +83,31 @@ class NewTokens:
 
 
 class SimulatedScheduler:
-    """The requests of one engine. Call `compose` and `complete` in turn; `submit` and `abort` at any time."""
+    """The requests of one engine. Call `compose` and `complete` in turn; `submit` and `abort` at any time.
+
+    Attributes:
+        num_running, num_waiting: requests.
+        num_kv_tokens: tokens in the KV cache.
+        num_preemptions: so far.
+    """
 
     def __init__(
         self, limits: EngineLimits, *, kv_capacity_tokens: int, max_model_len: int, vocab_size: int
     ) -> None:
         self._limits = limits
         self._kv_capacity = kv_capacity_tokens
-        self._vocab_size = vocab_size
+        self._vocab_size = np.uint64(vocab_size)
         self._weights = place_weights(max_model_len)
-        self._ones = np.ones(limits.max_num_seqs, np.int64)
-        self._running: Sequences = NONE
-        self._given: I64 = NONE[0]  # tokens that the composed step computes of each
-        self._all_decode = True  # everything that runs lacks one token, the one sampled last
+        self._running: Sequences = np.zeros((NUM_ROWS, limits.max_num_seqs), np.int64)
+        self._given: I64 = np.zeros(limits.max_num_seqs, np.int64)  # tokens that the composed step computes of each
+        self._num_held = 0  # tokens in the KV cache once everything that runs lacks none
         self._waiting: deque[Sequences] = deque()
         self._arrived: list[Sequences] = []
         self._steps_since_prefill = 0
-        self.num_kv_tokens = 0  # tokens in the KV cache
+        self.num_running = 0
         self.num_waiting = 0
+        self.num_kv_tokens = 0
         self.num_preemptions = 0
-
-    @property
-    def num_running(self) -> int:
-        return self._running.shape[1]
 
     def submit(self, sequences: Sequences) -> None:
         """Queue requests, each of which fits the KV cache alone."""
@@ -116,9 +116,10 @@ class SimulatedScheduler:
 
     def abort(self, ids: U64) -> None:
         gone = ids.view(np.int64)
-        keep = ~np.isin(self._running[ID], gone)
-        self.num_kv_tokens -= int(self._running[NUM_COMPUTED, ~keep].sum())
-        self._running, self._given = self._running[:, keep], self._given[keep[: len(self._given)]]
+        running = self._running[:, : self.num_running]
+        keep = np.flatnonzero(~np.isin(running[ID], gone))
+        self._given[: len(keep)] = self._given[keep]
+        self._keep_running(running[:, keep])
         self._waiting = deque(_without(chunk, gone) for chunk in self._waiting)
         self._arrived = [_without(chunk, gone) for chunk in self._arrived]
         self.num_waiting = sum(chunk.shape[1] for chunk in (*self._waiting, *self._arrived))
@@ -128,17 +129,19 @@ class SimulatedScheduler:
         if not (self._limits.async_scheduling and self.num_running):
             self._queue_arrived()
         self._preempt(max_num_seqs)
-        work = self._continue_running()
-        budget = self._limits.max_num_batched_tokens - work.num_tokens
-        num_before, num_slots = self.num_running, max_num_seqs - self.num_running
+        budget = self._limits.max_num_batched_tokens
+        prefill, decode, again = continue_running(self._running, self._given, self.num_running, budget)
+        budget -= prefill + decode
+        if budget > 0 and not self._may_prefill():
+            budget = 0
         num_waiting = self.num_waiting - sum(chunk.shape[1] for chunk in self._arrived)
-        num_fitting = self._count_fitting(num_slots)
-        if budget > 0 and self._may_prefill():
-            work = self._admit(work, num_slots, budget)
-        num_admitted = self.num_running - num_before
+        num_admitted, num_fitting, admitted, admitted_again = self._admit(max_num_seqs - self.num_running, budget)
         self._queue_arrived()
-        return replace(
-            work,
+        return StepWork(
+            num_prefill_tokens=prefill + admitted,
+            num_decode_tokens=decode,
+            num_recomputed_tokens=again + admitted_again,
+            num_kv_tokens=self.num_kv_tokens + prefill + decode + admitted,
             num_running=self.num_running,
             num_without_room=num_waiting - num_fitting,
             num_deferred=num_fitting - num_admitted,
@@ -146,31 +149,10 @@ class SimulatedScheduler:
 
     def complete(self) -> NewTokens:
         """Do what `compose` decided: the new tokens, one for each request that lacks none any more."""
-        running = self._running
-        running[NUM_COMPUTED] += self._given
-        self.num_kv_tokens += int(self._given.sum())
-        self._given = NONE[0]
-        caught_up = running[NUM_COMPUTED] == running[NUM_TOKENS]
-        self._all_decode = bool(caught_up.all())
-        rows = running if self._all_decode else running.take(np.flatnonzero(caught_up), axis=1)
-        hashes = rows[HASH].view(np.uint64)
-        token_ids = next_token_ids(rows[SEED].view(np.uint64), hashes, self._vocab_size)
-        hashes = (hashes + token_ids * self._weights.take(rows[NUM_TOKENS])).view(np.int64)
-        ids = rows[ID].astype(np.uint64)
-        if self._all_decode:
-            running[HASH] = hashes
-            running[NUM_TOKENS] += 1
-        else:
-            running[HASH, caught_up] = hashes
-            running[NUM_TOKENS] += caught_up
-        goes_on = running[NUM_TOKENS] != running[END]
-        finish = np.zeros(self.num_running, np.uint8)
-        if not goes_on.all():
-            ended = np.flatnonzero(~goes_on)
-            finish[ended] = running[FINISH, ended]
-            self.num_kv_tokens -= int(running[NUM_COMPUTED, ended].sum())
-            self._running = running.take(np.flatnonzero(goes_on), axis=1)
-        return NewTokens(ids, token_ids.astype(np.int32), finish if self._all_decode else finish[caught_up])
+        ids, token_ids, finish, self.num_running, self._num_held, self.num_kv_tokens = advance(
+            self._running, self._given, self.num_running, self._weights, self._vocab_size
+        )
+        return NewTokens(ids, token_ids, finish)
 
     def _queue_arrived(self) -> None:
         if self._arrived:
@@ -185,97 +167,62 @@ class SimulatedScheduler:
         self._steps_since_prefill = 0
         return True
 
-    @property
-    def _num_held(self) -> int:
-        """Tokens in the KV cache once everything that runs lacks none."""
-        if self._all_decode:
-            return self.num_kv_tokens + self.num_running
-        return int(self._running[NUM_TOKENS].sum())
-
     def _preempt(self, max_num_seqs: int) -> None:
         """Send the youngest back until all that run fit."""
         num_kept = min(self.num_running, max_num_seqs)
+        running = self._running[:, : self.num_running]
         if self._num_held > self._kv_capacity:
-            held = np.cumsum(self._running[NUM_TOKENS])
+            held = np.cumsum(running[NUM_TOKENS])
             num_kept = min(num_kept, int(np.searchsorted(held, self._kv_capacity, side="right")))
         num_sent_back = self.num_running - num_kept
         if num_sent_back:
-            sent_back = self._running[:, num_kept:].copy()
-            self.num_kv_tokens -= int(sent_back[NUM_COMPUTED].sum())
+            sent_back = running[:, num_kept:].copy()
             np.maximum(sent_back[NUM_ONCE_COMPUTED], sent_back[NUM_COMPUTED], out=sent_back[NUM_ONCE_COMPUTED])
             sent_back[NUM_COMPUTED] = 0
-            self._running = self._running[:, :num_kept]
+            self._keep_running(running[:, :num_kept])
             self._waiting.appendleft(sent_back)
             self.num_waiting += num_sent_back
             self.num_preemptions += num_sent_back
 
-    def _continue_running(self) -> StepWork:
-        """Give what runs the tokens that it lacks, within the step's budget."""
-        running, budget = self._running, self._limits.max_num_batched_tokens
-        if self._all_decode and self.num_running <= budget:
-            self._given = self._ones[: self.num_running]
-            return StepWork(0, self.num_running, 0, self._num_held)
-        lacks = running[NUM_TOKENS] - running[NUM_COMPUTED]
-        given = self._given = np.clip(budget - (np.cumsum(lacks) - lacks), 0, lacks)
-        total = int(given.sum())
-        decode = int(given[running[NUM_COMPUTED] >= running[NUM_PROMPT]].sum())
-        again = np.clip(running[NUM_ONCE_COMPUTED] - running[NUM_COMPUTED], 0, given)
-        return StepWork(total - decode, decode, int(again.sum()), self.num_kv_tokens + total)
+    def _keep_running(self, running: Sequences) -> None:
+        """Only these, in this order."""
+        self.num_running = running.shape[1]
+        self._running[:, : self.num_running] = running
+        self._num_held = int(running[NUM_TOKENS].sum())
+        self.num_kv_tokens = int(running[NUM_COMPUTED].sum())
 
-    def _count_fitting(self, num_slots: int) -> int:
-        """Waiting requests that slots and KV cache have room for, whatever the step's budget."""
-        if num_slots == 0:
-            return 0
+    def _admit(self, num_slots: int, budget: int) -> tuple[int, int, int, int]:
+        """Let waiting requests run as well, while `num_slots`, the token `budget` and the KV cache last.
+
+        Returns: how many; how many there was room for, whatever the budget; the tokens that the step computes of
+        them, and of these the ones computed before.
+        """
         kv_room = self._kv_capacity - self._num_held
-        count = 0
+        num_admitted = num_fitting = total = total_again = 0
         for chunk in self._waiting:
-            # As in `_admit`: one more token each.
-            needs = np.cumsum(chunk[NUM_TOKENS, : num_slots - count] + 1)
-            fits = int(np.searchsorted(needs, kv_room, side="right"))
-            count += fits
-            if fits < chunk.shape[1]:
+            admitted, fitting, kv_room, held, given, again = admit(
+                chunk, self._running, self._given, self.num_running, num_slots - num_fitting, budget, kv_room
+            )
+            self.num_running += admitted
+            self._num_held += held
+            budget -= given
+            num_admitted += admitted
+            num_fitting += fitting
+            total += given
+            total_again += again
+            if fitting < chunk.shape[1]:
                 break
-            kv_room -= int(needs[-1]) if fits else 0
-        return count
+        self._take_waiting(num_admitted)
+        return num_admitted, num_fitting, total, total_again
 
-    def _admit(self, work: StepWork, num_slots: int, budget: int) -> StepWork:
-        """Let waiting requests run as well, while `num_slots`, the token `budget` and the KV cache last."""
-        kv_room = self._kv_capacity - self._num_held
-        admitted: list[Sequences] = []
-        given: list[I64] = []
-        while self._waiting and num_slots > 0 and budget > 0:
-            chunk = self._waiting[0]
-            lens = chunk[NUM_TOKENS, :num_slots]
-            ends = np.cumsum(lens)
-            # One more token each, so that what is admitted can also take its first step.
-            fits_cache = np.searchsorted(ends + np.arange(1, len(ends) + 1), kv_room, side="right")
-            starts_in_budget = np.searchsorted(ends - lens, budget)
-            count = int(min(fits_cache, starts_in_budget))
-            if count:
-                total = int(ends[count - 1])
-                admitted.append(chunk[:, :count])
-                given.append(np.minimum(lens[:count], budget - (ends[:count] - lens[:count])))
-                num_slots -= count
-                budget -= total
-                kv_room -= total + count
+    def _take_waiting(self, count: int) -> None:
+        """The first so many do not wait any more."""
+        self.num_waiting -= count
+        while count:
+            chunk = self._waiting.popleft()
             if count < chunk.shape[1]:
-                self._waiting[0] = chunk[:, count:]
-                break
-            self._waiting.popleft()
-        if not admitted:
-            return work
-        fresh, fresh_given = np.concatenate(admitted, axis=1), np.concatenate(given)
-        self._running = np.concatenate((self._running, fresh), axis=1)
-        self._given = np.concatenate((self._given, fresh_given))
-        self.num_waiting -= fresh.shape[1]
-        total = int(fresh_given.sum())
-        again = int(np.minimum(fresh[NUM_ONCE_COMPUTED], fresh_given).sum())
-        return StepWork(
-            num_prefill_tokens=work.num_prefill_tokens + total,
-            num_decode_tokens=work.num_decode_tokens,
-            num_recomputed_tokens=work.num_recomputed_tokens + again,
-            num_kv_tokens=work.num_kv_tokens + total,
-        )
+                self._waiting.appendleft(chunk[:, count:])
+            count -= min(count, chunk.shape[1])
 
 
 def _without(chunk: Sequences, gone: I64) -> Sequences:

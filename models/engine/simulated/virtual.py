@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from .faults import Fault, faulty_slots, faulty_step_s
 from .lengths import WORKLOADS
+from .loops import Sequences
 from .profile import LoadgenRun, StepTimeProfile
 from .scheduler import NewTokens, SimulatedScheduler, StepWork
-from .sequences import Sequences, known_sequences
+from .sequences import known_sequences
 
 F64 = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import pytest
 from nfold.cluster.bench.made_sets import is_right_sum, read_trace, sums_set, synthetic_set
 from nfold.cluster.bench.official_sets import read_gpt_oss, read_openorca, read_vbench_prompts
 from nfold.cluster.bench.workload import ServedModel, make_workload
-from nfold.models.engine.simulated.answers import ends_of
+from nfold.models.engine.simulated.loops import end_of
 from nfold.models.errors import ConfigError, StateError
 from nfold.models.sums import CHECKPOINT
 
@@ -109,7 +109,7 @@ def test_synthetic_sets_have_the_lengths_and_the_name():
     assert samples.answer_lens is not None
     assert samples.answer_lens.mean() == pytest.approx(283, rel=0.02)
     assert samples.mean_prompt_tokens == pytest.approx(294, rel=0.02)
-    assert (ends_of(samples.seeds) == samples.prompt_lens + samples.answer_lens).all()
+    assert [end_of(seed) for seed in samples.seeds] == (samples.prompt_lens + samples.answer_lens).tolist()
     assert (samples.prompt_lens + samples.max_tokens <= 2048).all()
 
 

@@ -1,25 +1,19 @@
 """Where simulated answers end and what they consist of."""
 
 import numpy as np
-from nfold.models.engine.simulated.answers import (
-    NUM_RESERVED_IDS,
-    ends_of,
-    hash_prompts,
-    next_token_ids,
-    place_weights,
-    seeds_with_ends,
-)
+from nfold.models.engine.simulated.answers import place_weights, seeds_with_ends
+from nfold.models.engine.simulated.loops import NUM_RESERVED_IDS, end_of, hash_prompts, next_token_id
 
 
 def test_a_seed_carries_the_end_and_the_noise() -> None:
     noise = np.array([0, 1, (1 << 28) - 1], np.uint64)
     seeds = seeds_with_ends(noise, np.array([10, 20, 1000], np.int32), np.array([1, 5, 1024], np.int32))
-    assert ends_of(seeds).tolist() == [11, 25, 2024]
+    assert [end_of(seed) for seed in seeds] == [11, 25, 2024]
     assert len(set(seeds.tolist())) == 3
 
 
 def test_seeds_of_users_carry_no_end() -> None:
-    assert ends_of(np.array([0, 1, 1234, 2**31, 2**63 - 1], np.uint64)).tolist() == [0] * 5
+    assert [end_of(np.uint64(seed)) for seed in (0, 1, 1234, 2**31, 2**63 - 1)] == [0] * 5
 
 
 def test_hashing_a_whole_prompt_equals_growing_token_by_token() -> None:
@@ -42,8 +36,8 @@ def test_order_and_place_of_tokens_matter() -> None:
 
 
 def test_ids_fill_the_vocabulary_and_leave_out_reserved_ones() -> None:
-    hashes = np.arange(20_000, dtype=np.uint64)
-    ids = next_token_ids(np.zeros(20_000, np.uint64), hashes, 100)
-    counts = np.bincount(ids.astype(np.int64), minlength=100)
+    seed, vocab_size = np.uint64(0), np.uint64(100)
+    ids = [int(next_token_id(seed, np.uint64(so_far), vocab_size)) for so_far in range(20_000)]
+    counts = np.bincount(ids, minlength=100)
     assert counts[:NUM_RESERVED_IDS].sum() == 0
     assert counts[NUM_RESERVED_IDS:].min() > 100

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from nfold.models.engine.simulated.engine import SimulatedEngine
+from nfold.models.engine.simulated.loops import NUM_PROMPT
 from nfold.models.engine.simulated.profile import PROFILES, load_profile, profile_names
-from nfold.models.engine.simulated.sequences import NUM_PROMPT
 from nfold.models.engine.simulated.virtual import make_load, replay
 from nfold.models.errors import ConfigError
 from simulated import FakeClock, make_batch, make_profile, run_out

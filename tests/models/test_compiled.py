@@ -3,7 +3,7 @@
 import numba.core.caching
 import numpy as np
 import pytest
-from nfold.deployments.compiled import compiled, i64s, u64s_in
+from nfold.models.compiled import compiled, i64s, u64s_in
 
 
 def total(array: np.ndarray) -> int:

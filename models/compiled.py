@@ -13,13 +13,17 @@ from numba import types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# One-dimensional and contiguous. `_in` are read only, as arrays out of a message are.
-bools, u8s, i32s, i64s, u64s, f64s = (
+# Contiguous, and one-dimensional but for `table`. `_in` are read only, as arrays out of a message are.
+bools, u8s, i32s, i64s, u64s, f32s, f64s = (
     types.Array(kind, 1, "C")
-    for kind in (types.boolean, types.uint8, types.int32, types.int64, types.uint64, types.float64)
+    for kind in (types.boolean, types.uint8, types.int32, types.int64, types.uint64, types.float32, types.float64)
 )
-u8s_in, i32s_in, u64s_in = (types.Array(array.dtype, 1, "C", readonly=True) for array in (u8s, i32s, u64s))
-i64, f64 = types.int64, types.float64
+u8s_in, i32s_in, u64s_in, f32s_in = (
+    types.Array(array.dtype, 1, "C", readonly=True) for array in (u8s, i32s, u64s, f32s)
+)
+i64_table = types.Array(types.int64, 2, "C")
+i64_columns = types.Array(types.int64, 2, "A", readonly=True)  # some columns of a table
+i64, u64, f64 = types.int64, types.uint64, types.float64
 
 
 def compiled(*arguments: Any) -> Callable[[Function], Function]:
