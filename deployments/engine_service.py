@@ -346,7 +346,7 @@ class EngineService:
         num_in_flight = self._sessions.num_in_flight()
         next_step_s = 0.0 if next_end_s is None else max(0.0, next_end_s - self._mark_s)
         for session, rows in parts:
-            if not self._send(session.peer, encode(Output(rows, num_in_flight, next_step_s))):
+            if not self._send(session.peer, encode(Output(rows, num_in_flight, self._mark_s, next_step_s))):
                 self._close_session(session, "its connection is lost")
 
     def _announce_drain(self) -> None:

@@ -348,7 +348,7 @@ class Router:
                 self._take_back(replica, model, message)
         self._delivery.settle()
         for replica, message, now_s in ends:
-            replica.note_step_end(message.outputs.step.step_s, message.num_in_flight, message.next_step_s, now_s)
+            replica.note_step_end(message, now_s)
         self._message_rate.count(num_messages, self._received_s)
         self._delivery.call_sinks()
         return num_messages

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ..models.engine.protocol import U64, StepRecord
 from . import request_loops
 from .addresses import ReplicaAddress
+from .arrival import Arrivals
 from .clumping import observe_shortest_step
 from .index_pool import Indices
 from .replica_loads import ReplicaLoads
@@ -17,7 +18,7 @@ from .round_trip import RoundTrip
 from .router_stats import Histogram, PoolSnapshot, ReplicaSnapshot
 from .routing_policy import limit_in_flight
 from .speed import StepLine, observe_step
-from .wire import ReplicaStatus
+from .wire import Output, ReplicaStatus
 
 
 class ReplicaState(StrEnum):
@@ -111,6 +112,7 @@ class Replica:
         self.status_in_flight_s = 0.0
         self._in_flight_s, self._in_flight_until_s = 0.0, now_s
         self._round_trip = RoundTrip()
+        self._arrivals = Arrivals()
         self._state = ReplicaState.CONNECTING
         self._listed = True
         self._quarantined = False
@@ -177,13 +179,14 @@ class Replica:
         self.loads.clear(self.number)
         return slots, sent
 
-    def note_step_end(self, step_s: float, num_in_flight: int, next_step_s: float, now_s: float) -> None:
+    def note_step_end(self, output: Output, now_s: float) -> None:
         """An Output came: with work left, the next step began when it was sent."""
-        self._shortest_step_s = observe_shortest_step(self._shortest_step_s, step_s)
-        self.next_step_s = next_step_s or self._shortest_step_s
+        self._shortest_step_s = observe_shortest_step(self._shortest_step_s, output.outputs.step.step_s)
+        self.next_step_s = output.next_step_s or self._shortest_step_s
+        came_s = self._arrivals.at_s(output.sent_s, now_s)
         delay_s = float(self.loads.delay_s[self.number])
-        self.step_began_s = now_s - delay_s if num_in_flight else float("-inf")
-        self.note_in_flight(num_in_flight)
+        self.step_began_s = came_s - delay_s if output.num_in_flight else float("-inf")
+        self.note_in_flight(output.num_in_flight)
 
     def note_round_trip(self, measured_s: float, away_s: float) -> None:
         """A Ping came back."""

@@ -31,7 +31,7 @@ from .wire_loops import (
     has_numbers,
 )
 
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 
 Frames = list[bytes]
 
@@ -144,11 +144,13 @@ class Output:
 
     Attributes:
         num_in_flight: requests of all routers at the replica.
+        sent_s: when the step ended, on the replica's clock.
         next_step_s: how long the step that begins now is expected to last; 0 when the engine does not know.
     """
 
     outputs: StepOutputs
     num_in_flight: int
+    sent_s: float
     next_step_s: float = 0.0
 
 
@@ -181,6 +183,7 @@ class _OutputHeader(msgspec.Struct, frozen=True, array_like=True, tag=13):
     k: Annotated[int, msgspec.Meta(ge=0, le=1000)]
     has_logprobs: bool
     num_in_flight: int
+    sent_s: float
     next_step_s: float
     step_s: float
     num_prefill_tokens: int
@@ -260,6 +263,7 @@ def _encode_output(message: Output) -> Frames:
         k=outputs.top_ids.shape[1],
         has_logprobs=has_logprobs,
         num_in_flight=message.num_in_flight,
+        sent_s=message.sent_s,
         next_step_s=message.next_step_s,
         step_s=step.step_s,
         num_prefill_tokens=step.num_prefill_tokens,
@@ -287,7 +291,7 @@ def _decode_output(header: _OutputHeader, frame: ArrayFrame) -> Output:
         header.step_s, header.num_prefill_tokens, header.num_decode_tokens, header.num_recomputed_tokens
     )
     outputs = StepOutputs(request_ids, token_ids, finish, logprobs, top_ids, top_logprobs, step)
-    return Output(outputs, header.num_in_flight, header.next_step_s)
+    return Output(outputs, header.num_in_flight, header.sent_s, header.next_step_s)
 
 
 def _encode_submit(batch: SubmitBatch) -> Frames:

@@ -95,10 +95,10 @@ def test_submit_comes_back(batch: SubmitBatch) -> None:
 @given(step_outputs())
 @settings(max_examples=60)
 def test_output_comes_back(outputs: StepOutputs) -> None:
-    message = wire.decode(wire.encode(wire.Output(outputs, 17, 0.25)))
+    message = wire.decode(wire.encode(wire.Output(outputs, 17, 3.5, 0.25)))
 
     assert isinstance(message, wire.Output)
-    assert (message.num_in_flight, message.next_step_s) == (17, 0.25)
+    assert (message.num_in_flight, message.sent_s, message.next_step_s) == (17, 3.5, 0.25)
     assert message.outputs.step == outputs.step
     names = ["request_ids", "token_ids", "finish", "logprobs"]
     if not np.isnan(outputs.logprobs).all():
@@ -136,7 +136,7 @@ def test_without_logprobs_a_row_costs_13_bytes() -> None:
         StepRecord(0.1, 0, r, 0),
     )
 
-    header, payload = wire.encode(wire.Output(outputs, r))
+    header, payload = wire.encode(wire.Output(outputs, r, 0.0))
 
     assert len(payload) == 13 * r
     assert len(header) < 64
