@@ -5,13 +5,17 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test check install bench bench-engine bench-engine-rivals bench-overhead bench-scaling bench-autoscaling prove-ssh bench-ledger bench-control-plane check-report clean
+.PHONY: demo test test-slow check install bench bench-engine bench-engine-rivals bench-overhead bench-scaling bench-autoscaling prove-ssh bench-ledger bench-control-plane check-report clean
 
 demo: install
 	nfold demo
 
 test: install $(VENV)/bin/prometheus
 	pytest
+
+# What takes a minute or more each: a bench record, the autoscaler, a controller killed in mid-scale.
+test-slow: install $(VENV)/bin/prometheus
+	pytest -m slow
 
 check: install
 	ruff format --check .

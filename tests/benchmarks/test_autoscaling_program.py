@@ -11,7 +11,7 @@ from nfold_terminal import free_port
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "autoscaling.py"
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_one_node_comes_and_goes() -> None:
     done = subprocess.run(
         [sys.executable, str(PROGRAM), "--short", "--port", str(free_port())],

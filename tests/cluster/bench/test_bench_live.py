@@ -26,6 +26,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
         terminal.run("down", "--now")
 
 
+@pytest.mark.slow
 def test_a_record_from_bench_to_submission(terminal: Terminal, tmp_path: Path) -> None:
     """One test in steps, as a cluster takes long to start."""
     terminal.run("serve", str(terminal.config))

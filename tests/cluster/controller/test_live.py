@@ -55,6 +55,7 @@ def running_replicas(terminal: Terminal) -> int:
     return pool["replicas"].get("running", 0)
 
 
+@pytest.mark.slow
 def test_killed_in_mid_scale_up_it_ends_what_it_began(terminal: Terminal) -> None:
     terminal.run("serve", str(terminal.config))
     until(lambda: bool(added(terminal)), "no node was asked for")
