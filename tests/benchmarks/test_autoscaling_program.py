@@ -11,6 +11,7 @@ from nfold_terminal import free_port
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "autoscaling.py"
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 def test_one_node_comes_and_goes() -> None:
     done = subprocess.run(
