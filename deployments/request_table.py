@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.engine.protocol import I32, U8, U64, SubmitBatch
+from . import table_rows
 from .index_pool import IndexPool, Indices
 from .request_loops import NOWHERE, SLOT_BITS, SLOT_MASK, book
 from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
+from .table_rows import SAMPLING
 from .token_pages import TokenPages
 from .wire_loops import REQUEST_ID_BITS
 
@@ -24,14 +26,8 @@ _ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
 _FREE = np.uint64(1 << 63)
 _FILL = {"replica": NOWHERE, "sink": NO_BULK_SINK, "wire_ids": _FREE, "request_ids": _FREE}
 
-# What is needed together, once, lies together.
-_SAMPLING = np.dtype(
-    [
-        *(("seed", np.uint64), ("temperature", np.float32), ("top_k", np.int32), ("top_p", np.float32)),
-        *(("stop_lens", np.int32), ("num_logprobs", np.int8)),
-    ],
-    align=True,
-)
+
+_NO_IDS = np.zeros(0, np.int32)
 
 F64 = NDArray[np.float64]
 
@@ -85,7 +81,7 @@ class RequestTable:
         self.prompt_lens: I32 = np.zeros(n, np.int32)
         self.max_tokens: I32 = np.zeros(n, np.int32)
         self.ignore_eos: U8 = np.zeros(n, np.uint8)
-        self._sampling: NDArray[np.void] = np.zeros(n, _SAMPLING)
+        self._sampling: NDArray[np.void] = np.zeros(n, SAMPLING)
         # `look` says that the next row needs a look: always when `every_row`, else on an attempt's first.
         self._every_row: NDArray[np.bool_] = np.zeros(n, np.bool_)
         self._look: NDArray[np.bool_] = np.zeros(n, np.bool_)
@@ -115,20 +111,21 @@ class RequestTable:
         slots = self._slots.take(count)
         self._renew(slots)
         self.request_ids[slots] = self.wire_ids[slots]
-        self.model[slots] = model
-        self.submitted_s[slots] = now_s
-        self.first_token_s[slots] = np.nan
-        self.num_attempts[slots] = 0
-        self.num_emitted_before[slots] = 0
-        self.prompt_lens[slots] = batch.prompt_lens
-        self.max_tokens[slots] = batch.max_tokens
-        self.ignore_eos[slots] = batch.ignore_eos
-        self._sampling["temperature"][slots] = batch.temperature
-        self._sampling["top_k"][slots] = batch.top_k
-        self._sampling["top_p"][slots] = batch.top_p
-        self._sampling["seed"][slots] = batch.seed
-        self._sampling["num_logprobs"][slots] = batch.num_logprobs
-        self._sampling["stop_lens"][slots] = batch.stop_lens
+        times = self.submitted_s, self.first_token_s
+        table_rows.begin(slots, model, now_s, self.model, *times, self.num_attempts, self.num_emitted_before)
+        table_rows.put(
+            slots,
+            batch.prompt_lens,
+            batch.max_tokens,
+            batch.temperature,
+            batch.top_k,
+            batch.top_p,
+            batch.seed,
+            batch.ignore_eos,
+            batch.num_logprobs,
+            batch.stop_lens,
+            *self._asked(),
+        )
         ends = batch.prompt_lens.cumsum(dtype=np.int64)
         starts = (ends - batch.prompt_lens).tolist()
         for slot, start, end in zip(slots.tolist(), starts, ends.tolist(), strict=True):
@@ -203,25 +200,27 @@ class RequestTable:
 
     def batch(self, slots: Indices) -> SubmitBatch:
         """As a replica takes them. One that had begun elsewhere goes on from prompt + emitted tokens."""
-        prompts = [self._prompts[slot] for slot in slots.tolist()]
-        num_emitted = self.num_emitted[slots]
-        for row in np.flatnonzero(num_emitted).tolist():
-            prompts[row] = np.concatenate([prompts[row], self.emitted(int(slots[row]))])
-        sampling = self._sampling[slots]
-        stop_ids = [self._stop_ids[slot] for slot in slots[sampling["stop_lens"] > 0].tolist()]
+        prompt_lens, max_tokens, temperature, top_k, top_p, seed, ignore_eos, num_logprobs, stop_lens, num_more = (
+            table_rows.take(slots, self.num_emitted, *self._asked())
+        )
+        prompts, stop_ids = [self._prompts[slot] for slot in slots.tolist()], _NO_IDS
+        if num_more:
+            for row in np.flatnonzero(self.num_emitted[slots]).tolist():
+                prompts[row] = np.concatenate([prompts[row], self.emitted(int(slots[row]))])
+            stop_ids = np.concatenate([self._stop_ids.get(slot, _NO_IDS) for slot in slots.tolist()])
         return SubmitBatch(
             request_ids=self.wire_ids[slots],
-            prompt_lens=(self.prompt_lens[slots] + num_emitted).astype(np.int32),
+            prompt_lens=prompt_lens,
             prompt_ids=np.concatenate(prompts),
-            max_tokens=(self.max_tokens[slots] - num_emitted).astype(np.int32),
-            temperature=sampling["temperature"],
-            top_k=sampling["top_k"],
-            top_p=sampling["top_p"],
-            seed=sampling["seed"],
-            ignore_eos=self.ignore_eos[slots],
-            num_logprobs=sampling["num_logprobs"],
-            stop_lens=sampling["stop_lens"],
-            stop_ids=np.concatenate(stop_ids) if stop_ids else np.zeros(0, np.int32),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            ignore_eos=ignore_eos,
+            num_logprobs=num_logprobs,
+            stop_lens=stop_lens,
+            stop_ids=stop_ids,
         )
 
     def book(self, wire_ids: U64, token_ids: I32, finish: U8) -> Booked:
@@ -231,6 +230,10 @@ class RequestTable:
         rows, slots, num_tokens, num_free = book(wire_ids, token_ids, finish, *columns, *pages)
         self._pages.pages_left(num_free)
         return Booked(rows, slots, num_tokens)
+
+    def _asked(self) -> tuple[I32, I32, U8, NDArray[np.void]]:
+        """The columns that hold what was asked for, for `table_rows`."""
+        return self.prompt_lens, self.max_tokens, self.ignore_eos, self._sampling
 
     def _renew(self, slots: Indices) -> None:
         self.wire_ids[slots] = (self.wire_ids[slots] + _ONE_GENERATION) & _ID_MASK

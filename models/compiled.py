@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
 from numba import types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -18,12 +19,18 @@ bools, u8s, i32s, i64s, u64s, f32s, f64s = (
     types.Array(kind, 1, "C")
     for kind in (types.boolean, types.uint8, types.int32, types.int64, types.uint64, types.float32, types.float64)
 )
-u8s_in, i32s_in, u64s_in, f32s_in = (
-    types.Array(array.dtype, 1, "C", readonly=True) for array in (u8s, i32s, u64s, f32s)
+i8s_in, u8s_in, i32s_in, u64s_in, f32s_in = (
+    types.Array(kind, 1, "C", readonly=True)
+    for kind in (types.int8, types.uint8, types.int32, types.uint64, types.float32)
 )
 i64_table = types.Array(types.int64, 2, "C")
 i64_columns = types.Array(types.int64, 2, "A", readonly=True)  # some columns of a table
 i64, u64, f64 = types.int64, types.uint64, types.float64
+
+
+def records(dtype: np.dtype[np.void]) -> types.Array:
+    """Of structured items."""
+    return types.Array(numba.from_dtype(dtype), 1, "C")
 
 
 def compiled(*arguments: Any) -> Callable[[Function], Function]:
