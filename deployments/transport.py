@@ -9,12 +9,14 @@ from a connection that was given up is known by its name. A replica knows a rout
 """
 
 import contextlib
+import logging
 import math
 import os
 import select
 import shutil
 import socket
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +28,14 @@ from ..models.errors import ConfigError, UnavailableError
 from .addresses import ReplicaAddress, ServiceKeys
 from .wire import Frames
 
+logger = logging.getLogger(__name__)
+
 ZAP_DOMAIN = "nfold"
 ZMTP_HEARTBEAT_MS = 1000
 ZMTP_TIMEOUT_MS = 5000
 # What a router still has to say to replicas that it leaves.
 FAREWELL_LINGER_MS = 500
+ENDS_WITHIN_S = 3.0
 MAX_MESSAGE_BYTES = 1 << 30
 
 # pyzmq's own `send_multipart` and enums of flags cost more than what they are for, above all in cold caches.
@@ -44,6 +49,8 @@ def _new_socket(context: zmq.Context[zmq.Socket[bytes]], own_id: str) -> zmq.Soc
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     router.setsockopt(zmq.ROUTER_HANDOVER, 1)
     router.setsockopt(zmq.IPV6, 1)
+    # Now, as connections keep what holds when they begin.
+    router.setsockopt(zmq.LINGER, FAREWELL_LINGER_MS)
     router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     # What may wait is bounded by the requests in flight; a full queue would drop a peer that is merely slow.
     router.setsockopt(zmq.SNDHWM, 0)
@@ -51,6 +58,19 @@ def _new_socket(context: zmq.Context[zmq.Socket[bytes]], own_id: str) -> zmq.Soc
     router.setsockopt(zmq.HEARTBEAT_IVL, ZMTP_HEARTBEAT_MS)
     router.setsockopt(zmq.HEARTBEAT_TIMEOUT, ZMTP_TIMEOUT_MS)
     return router
+
+
+def end_context(context: zmq.Context[zmq.Socket[bytes]], linger_s: float) -> None:
+    """Close its sockets, giving messages already sent `linger_s` to leave.
+
+    ZeroMQ has been seen never to end the context of a replica whose routers had just left, so nobody waits for that
+    much longer than for the messages.
+    """
+    ending = threading.Thread(target=context.destroy, args=(int(linger_s * 1000),), name="end of zmq", daemon=True)
+    ending.start()
+    ending.join(linger_s + ENDS_WITHIN_S)
+    if ending.is_alive():
+        logger.warning("ZeroMQ did not end within %g s; going on without", linger_s + ENDS_WITHIN_S)
 
 
 def _send(router: zmq.Socket[bytes], peer: bytes, frames: Frames) -> bool:
@@ -152,7 +172,7 @@ class SocketHost:
         if self._authenticator is not None:
             self._authenticator.stop()
             self._authenticator = None
-        self.context.destroy(linger=int(linger_s * 1000))
+        end_context(self.context, linger_s)
         self._waker.close()
         self._wakened.close()
 
@@ -279,7 +299,6 @@ class RouterSocket:
         self._host = host
         self._context = zmq.Context()
         self._router = _new_socket(self._context, router_id)
-        self._router.setsockopt(zmq.LINGER, FAREWELL_LINGER_MS)
         self._router.setsockopt(zmq.RECONNECT_IVL, 100)
         self._router.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         watched = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -344,4 +363,4 @@ class RouterSocket:
         """Close, giving messages already sent half a second to leave. Ignored the second time."""
         if not self._router.closed:
             self._router.disable_monitor()
-        self._context.destroy(linger=FAREWELL_LINGER_MS)
+        end_context(self._context, FAREWELL_LINGER_MS / 1000)

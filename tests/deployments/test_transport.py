@@ -1,4 +1,5 @@
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import zmq
 from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.engine_service import ServiceSettings
 from nfold.deployments.router import Router, RouterSettings
-from nfold.deployments.transport import ReplicaSocket, RouterSocket
+from nfold.deployments.transport import ReplicaSocket, RouterSocket, end_context
 from nfold.models.engine.protocol import SamplingParams
 from nfold.models.errors import ConfigError, UnavailableError
 from service_rig import Answer, Rig, poll_until, states, wait_until
@@ -156,3 +157,21 @@ def test_without_keys_another_host_is_out_of_reach() -> None:
         with pytest.raises(UnavailableError, match="needs the service's keys"):
             socket.endpoint_of(replica.address)
         socket.close()
+
+
+def test_nobody_waits_for_a_context_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("nfold.deployments.transport.ENDS_WITHIN_S", 0.01)
+    held = threading.Event()
+
+    class Endless(zmq.Context[zmq.Socket[bytes]]):
+        def destroy(self, linger: int | None = None) -> None:
+            held.wait()
+            super().destroy(linger)
+
+    context = Endless()
+    end_context(context, 0.01)
+    assert "did not end within 0.02 s" in caplog.text
+    held.set()
+    wait_until(lambda: context.closed, "the context's end")

@@ -15,7 +15,7 @@ from nfold.deployments.engine_service import EngineService, ServiceSettings
 from nfold.deployments.router import Router, RouterSettings, TokenChunk
 from nfold.models.engine.protocol import FinishReason
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
