@@ -92,8 +92,8 @@ class Delivery:
         first, done, finish, answered, ttft_s, e2e_s, tpot_s, num_aborted, num_failed = settle(
             *(slots, has_token, finish, now_s),
             *(table.submitted_s, table.first_token_s, table.prompt_lens, self._loads.num_prompt_tokens),
-            *table.charges(),
-            *self._loads.outstanding(),
+            table.charges(),
+            self._loads.outstanding(),
         )
         pool.ttft.observe(ttft_s)
         if len(first):

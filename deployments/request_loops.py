@@ -6,7 +6,21 @@ Columns are by slot, `_R` arrays by row, `_K` by replica.
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.compiled import bools, compiled, f64, f64s, i32s, i32s_in, i64, i64s, u8s, u8s_in, u64s, u64s_in
+from ..models.compiled import (
+    bools,
+    compiled,
+    f64,
+    f64s,
+    i32s,
+    i32s_in,
+    i64,
+    i64s,
+    tuples,
+    u8s,
+    u8s_in,
+    u64s,
+    u64s_in,
+)
 from ..models.engine.protocol import I32, U8, U64, FinishReason
 from .index_pool import Indices
 
@@ -64,23 +78,16 @@ def book(
 
 
 # What `RequestTable.charges` and `ReplicaLoads.outstanding` give.
-_CHARGES = (i32s, i64s, f64s, i64s, i64s)
-_OUTSTANDING = (i64s, f64s, f64s)
+Charges = tuple[I32, Indices, F64, Indices, Indices]
+Outstanding = tuple[Indices, F64, F64]
+_charges, _outstanding = tuples(i32s, i64s, f64s, i64s, i64s), tuples(i64s, f64s, f64s)
 
 
-@compiled(i64, *_CHARGES, *_OUTSTANDING)
-def _leave(
-    slot: int,
-    replica: I32,
-    prompt_charge: Indices,
-    charge: F64,
-    num_emitted: Indices,
-    num_emitted_before: Indices,
-    num_in_flight_K: Indices,
-    prompt_tokens_K: F64,
-    output_tokens_K: F64,
-) -> None:
+@compiled(i64, _charges, _outstanding)
+def _leave(slot: int, charges: Charges, outstanding_K: Outstanding) -> None:
     """A request is no longer at its replica, and what it did not need is no longer outstanding there."""
+    replica, prompt_charge, charge, num_emitted, num_emitted_before = charges
+    num_in_flight_K, prompt_tokens_K, output_tokens_K = outstanding_K
     k = replica[slot]
     replica[slot] = NOWHERE
     num_in_flight_K[k] -= 1
@@ -90,34 +97,14 @@ def _leave(
         prompt_tokens_K[k] = output_tokens_K[k] = 0.0
 
 
-@compiled(i64s, *_CHARGES, *_OUTSTANDING)
-def release(
-    slots_R: Indices,
-    replica: I32,
-    prompt_charge: Indices,
-    charge: F64,
-    num_emitted: Indices,
-    num_emitted_before: Indices,
-    num_in_flight_K: Indices,
-    prompt_tokens_K: F64,
-    output_tokens_K: F64,
-) -> None:
+@compiled(i64s, _charges, _outstanding)
+def release(slots_R: Indices, charges: Charges, outstanding_K: Outstanding) -> None:
     """These, which differ, leave the replicas that they are bound to."""
     for slot in slots_R:
-        _leave(
-            slot,
-            replica,
-            prompt_charge,
-            charge,
-            num_emitted,
-            num_emitted_before,
-            num_in_flight_K,
-            prompt_tokens_K,
-            output_tokens_K,
-        )
+        _leave(slot, charges, outstanding_K)
 
 
-@compiled(i64s, bools, u8s, f64, f64s, f64s, i32s, i64s, *_CHARGES, *_OUTSTANDING)
+@compiled(i64s, bools, u8s, f64, f64s, f64s, i32s, i64s, _charges, _outstanding)
 def settle(
     slots_R: Indices,
     has_token_R: Bools,
@@ -127,20 +114,16 @@ def settle(
     first_token_s: F64,
     prompt_lens: I32,
     num_prompt_tokens_K: Indices,
-    replica: I32,
-    prompt_charge: Indices,
-    charge: F64,
-    num_emitted: Indices,
-    num_emitted_before: Indices,
-    num_in_flight_K: Indices,
-    prompt_tokens_K: F64,
-    output_tokens_K: F64,
+    charges: Charges,
+    outstanding_K: Outstanding,
 ) -> tuple[Indices, Indices, U8, Indices, F64, F64, F64, int, int]:
     """Note first and last tokens, and take what ended from its replica.
 
     Returns: the slots whose first token came, those that ended and why, of these the ones that were answered; TTFT,
     end-to-end time and TPOT of those that have one; and how many were aborted and failed.
     """
+    replica, prompt_charge, _, num_emitted, _ = charges
+    _, prompt_tokens_K, _ = outstanding_K
     n = len(slots_R)
     first, done, answered = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
     done_finish = np.empty(n, np.uint8)
@@ -172,17 +155,7 @@ def settle(
             if num_emitted[slot] > 1:
                 tpot_s[num_tpot] = (now_s - first_token_s[slot]) / (num_emitted[slot] - 1)
                 num_tpot += 1
-        _leave(
-            slot,
-            replica,
-            prompt_charge,
-            charge,
-            num_emitted,
-            num_emitted_before,
-            num_in_flight_K,
-            prompt_tokens_K,
-            output_tokens_K,
-        )
+        _leave(slot, charges, outstanding_K)
     ended = done[:num_done], done_finish[:num_done], answered[:num_answered]
     times = ttft_s[:num_first], e2e_s[:num_answered], tpot_s[:num_tpot]
     return first[:num_first], *ended, *times, num_aborted, num_failed

@@ -243,5 +243,5 @@ class Replica:
 def release(loads: ReplicaLoads, table: RequestTable, slots: Indices) -> None:
     """These, which differ, are no longer at the replicas that they are bound to, and what they did not need is no
     longer outstanding there."""
-    request_loops.release(slots, *table.charges(), *loads.outstanding())
+    request_loops.release(slots, table.charges(), loads.outstanding())
     loads.has_news = True
