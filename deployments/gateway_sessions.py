@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..models.engine.protocol import U64, StepOutputs
-from .wire_loops import REQUEST_ID_BITS, survey
-
-_SLOT_SHIFT = np.uint64(REQUEST_ID_BITS)
+from .wire_loops import REQUEST_ID_BITS, SLOT_SHIFT, survey
 
 
 class RequestsInFlight:
@@ -101,12 +99,12 @@ class GatewaySessions:
                 return []
             session.in_flight.end(ended)
             return [(session, outputs.with_ids(router_ids))]
-        row_slots = outputs.request_ids >> _SLOT_SHIFT
+        row_slots = outputs.request_ids >> SLOT_SHIFT
         parts: list[tuple[GatewaySession, StepOutputs]] = []
         for slot in np.unique(row_slots).tolist():
             session = self._by_slot.get(slot)
             if session is not None:
-                session.in_flight.end(ended[ended >> _SLOT_SHIFT == slot])
+                session.in_flight.end(ended[ended >> SLOT_SHIFT == slot])
                 rows = np.flatnonzero(row_slots == slot)
                 parts.append((session, _rows(outputs.with_ids(router_ids), rows)))
         return parts

@@ -17,16 +17,13 @@ from .request_loops import NOWHERE, SLOT_BITS, SLOT_MASK, book
 from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
 from .table_rows import SAMPLING
 from .token_pages import TokenPages
-from .wire_loops import REQUEST_ID_BITS
+from .wire_loops import ID_MASK
 
 MAX_REQUESTS = 1 << SLOT_BITS
 _ONE_GENERATION = np.uint64(1 << SLOT_BITS)
-_ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
 # In the ids of free slots, above all ids: nothing matches them.
 _FREE = np.uint64(1 << 63)
 _FILL = {"replica": NOWHERE, "sink": NO_BULK_SINK, "wire_ids": _FREE, "request_ids": _FREE}
-
-
 _NO_IDS = np.zeros(0, np.int32)
 
 F64 = NDArray[np.float64]
@@ -200,28 +197,13 @@ class RequestTable:
 
     def batch(self, slots: Indices) -> SubmitBatch:
         """As a replica takes them. One that had begun elsewhere goes on from prompt + emitted tokens."""
-        prompt_lens, max_tokens, temperature, top_k, top_p, seed, ignore_eos, num_logprobs, stop_lens, num_more = (
-            table_rows.take(slots, self.num_emitted, *self._asked())
-        )
+        prompt_lens, asked, num_more = table_rows.take(slots, self.num_emitted, *self._asked())
         prompts, stop_ids = [self._prompts[slot] for slot in slots.tolist()], _NO_IDS
         if num_more:
             for row in np.flatnonzero(self.num_emitted[slots]).tolist():
                 prompts[row] = np.concatenate([prompts[row], self.emitted(int(slots[row]))])
             stop_ids = np.concatenate([self._stop_ids.get(slot, _NO_IDS) for slot in slots.tolist()])
-        return SubmitBatch(
-            request_ids=self.wire_ids[slots],
-            prompt_lens=prompt_lens,
-            prompt_ids=np.concatenate(prompts),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            ignore_eos=ignore_eos,
-            num_logprobs=num_logprobs,
-            stop_lens=stop_lens,
-            stop_ids=stop_ids,
-        )
+        return SubmitBatch(self.wire_ids[slots], prompt_lens, np.concatenate(prompts), *asked, stop_ids)
 
     def book(self, wire_ids: U64, token_ids: I32, finish: U8) -> Booked:
         """Take one step's rows in."""
@@ -236,7 +218,7 @@ class RequestTable:
         return self.prompt_lens, self.max_tokens, self.ignore_eos, self._sampling
 
     def _renew(self, slots: Indices) -> None:
-        self.wire_ids[slots] = (self.wire_ids[slots] + _ONE_GENERATION) & _ID_MASK
+        self.wire_ids[slots] = (self.wire_ids[slots] + _ONE_GENERATION) & ID_MASK
         self._look[slots] = True
 
     def _keep_stop_ids(self, slots: Indices, batch: SubmitBatch) -> None:

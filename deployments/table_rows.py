@@ -74,10 +74,10 @@ def put(
 @compiled(i64s, i64s, *_columns)
 def take(
     slots_R: Indices, num_emitted: Indices, prompt_lens: I32, max_tokens: I32, ignore_eos: U8, sampling: Samplings
-) -> tuple[I32, I32, F32, I32, F32, U64, U8, I8, I32, int]:
+) -> tuple[I32, tuple[I32, F32, I32, F32, U64, U8, I8, I32], int]:
     """What `put` kept, for requests that have emitted so much: that is prompt by now.
 
-    Returns: as the arguments of `put`; and 0 if none has emitted anything or has stop ids.
+    Returns: lengths of prompts, the other arguments of `put`, and 0 if none has emitted anything or has stop ids.
     """
     n = len(slots_R)
     lens_R, longest_R, temperature_R = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
@@ -95,8 +95,8 @@ def take(
         top_k_R[row], top_p_R[row] = kept.top_k, kept.top_p
         stop_lens_R[row], num_logprobs_R[row] = kept.stop_lens, kept.num_logprobs
         num_more += num_emitted[slot] + kept.stop_lens
-    asked = lens_R, longest_R, temperature_R, top_k_R, top_p_R, seed_R, ignore_R, num_logprobs_R, stop_lens_R
-    return *asked, num_more
+    asked = longest_R, temperature_R, top_k_R, top_p_R, seed_R, ignore_R, num_logprobs_R, stop_lens_R
+    return lens_R, asked, num_more
 
 
 @compiled(i64s, i64, f64, i32s, f64s, f64s, i32s, i64s)

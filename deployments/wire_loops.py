@@ -8,8 +8,8 @@ from ..models.engine.protocol import F32, I32, U8, U64
 
 # Request ids on the wire are below; what an engine's ids have above is the session's slot.
 REQUEST_ID_BITS = 40
-_SLOT_SHIFT = np.uint64(REQUEST_ID_BITS)
-_ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
+SLOT_SHIFT = np.uint64(REQUEST_ID_BITS)
+ID_MASK = np.uint64((1 << REQUEST_ID_BITS) - 1)
 
 FITS, BAD_PROMPTS, BAD_STOPS, BAD_MAX_TOKENS, BAD_SAMPLING, BAD_IDS = range(6)
 
@@ -28,11 +28,11 @@ def survey(engine_ids: U64, finish: U8) -> tuple[U64, U64, int, int]:
     """Of at least one row: the routers' ids, the engine ids of those that ended, lowest and highest slot."""
     router_ids, ended = np.empty(len(engine_ids), np.uint64), np.empty(len(engine_ids), np.uint64)
     num_ended = 0
-    first = last = engine_ids[0] >> _SLOT_SHIFT
+    first = last = engine_ids[0] >> SLOT_SHIFT
     for row in range(len(engine_ids)):
         engine_id = engine_ids[row]
-        router_ids[row] = engine_id & _ID_MASK
-        slot = engine_id >> _SLOT_SHIFT
+        router_ids[row] = engine_id & ID_MASK
+        slot = engine_id >> SLOT_SHIFT
         first, last = min(first, slot), max(last, slot)
         if finish[row] != 0:
             ended[num_ended] = engine_id
@@ -63,7 +63,7 @@ def check_submit(
             return BAD_MAX_TOKENS
         if not (np.isfinite(temperature[row]) and np.isfinite(top_p[row])):
             return BAD_SAMPLING
-        if request_ids[row] > _ID_MASK:
+        if request_ids[row] > ID_MASK:
             return BAD_IDS
     if num_prompt_ids != 0:
         return BAD_PROMPTS
