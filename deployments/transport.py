@@ -33,12 +33,13 @@ logger = logging.getLogger(__name__)
 ZAP_DOMAIN = "nfold"
 ZMTP_HEARTBEAT_MS = 1000
 ZMTP_TIMEOUT_MS = 5000
-# What a router still has to say to replicas that it leaves.
+# How long what is still to be said may take to leave when a connection ends.
 FAREWELL_LINGER_MS = 500
+# How long ZeroMQ may take, after that, to end its threads.
 ENDS_WITHIN_S = 3.0
 MAX_MESSAGE_BYTES = 1 << 30
 
-# pyzmq's own `send_multipart` and enums of flags cost more than what they are for, above all in cold caches.
+# For each message: `send_multipart` would try each frame's type, and combine flags that are enums.
 _send_frame = zmq.backend.Socket.send
 _LAST, _NOT_LAST, _POLLIN = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
 

@@ -190,9 +190,7 @@ class SimulatedEngine:
         """Nothing to free."""
 
     def _take_in(self) -> None:
-        """What was submitted since the last step, all at once: that is cheaper than message by message."""
-        if not self._submitted:
-            return
+        """What was submitted since the last step."""
         for batch in self._submitted:
             sequences, rejected = sequences_of(batch, self._max_model_len)
             if sequences.shape[1]:
