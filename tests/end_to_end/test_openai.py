@@ -251,10 +251,11 @@ def test_a_full_queue_is_429_with_retry_after(service: ServiceConfig, client: Op
 
 
 class Streams:
-    """Four seeded streams at once: two at each of two replicas."""
+    """Four seeded streams at once, over as many of two replicas as the router likes."""
 
-    def __init__(self, client: OpenAI) -> None:
+    def __init__(self, client: OpenAI, max_tokens: int = 800) -> None:
         self._client = client
+        self._max_tokens = max_tokens
         self._begun = [Event() for _ in range(4)]
         self._pool = ThreadPoolExecutor(4)
 
@@ -271,7 +272,7 @@ class Streams:
         for chunk in self._client.completions.create(
             model="tiny",
             prompt="once",
-            max_tokens=800,
+            max_tokens=self._max_tokens,
             temperature=0.8,
             seed=100 * index,
             stream=True,
@@ -302,17 +303,27 @@ def test_scaling_down_cuts_no_stream_and_scaling_up_serves_again(service: Servic
 
 
 def test_streams_go_on_with_the_same_tokens_when_their_replica_is_killed(
-    service: ServiceConfig, streams: Streams
+    service: ServiceConfig, client: OpenAI
 ) -> None:
     wait_until(lambda: [r.state for each in snapshots(service) for r in each.replicas].count("ready") == 3)
+    # Long enough that a gateway tells which replica holds them before they end.
+    streams = Streams(client, max_tokens=3000)
     expected = [answer.result(60) for answer in streams.start()]
-    victim = next(replica for replica in discovery.list_replicas(service.name) if replica.model == "tiny")
-    pid = pid_of(victim.replica_id)  # before they begin: on a busy machine asking may outlast them
+    pids = {each.replica_id: pid_of(each.replica_id) for each in discovery.list_replicas(service.name)}
+    wait_until(lambda: not holding_replicas(service))
     answers = streams.start()
-    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: bool(holding_replicas(service)))
+    victim = holding_replicas(service)[0]
+    os.kill(pids[victim], signal.SIGKILL)
     assert [answer.result(60) for answer in answers] == expected
     wait_until(lambda: sum(model.num_continued for each in snapshots(service) for model in each.models) > 0)
-    wait_until(lambda: victim.replica_id not in {each.replica_id for each in discovery.list_replicas(service.name)})
+    wait_until(lambda: victim not in {each.replica_id for each in discovery.list_replicas(service.name)})
+
+
+def holding_replicas(service: ServiceConfig) -> list[str]:
+    """Those with requests in flight, as the gateways last told."""
+    replicas = [replica for each in snapshots(service) for replica in each.replicas]
+    return [replica.address.replica_id for replica in replicas if replica.num_in_flight > 0]
 
 
 def pid_of(replica_id: str) -> int:
