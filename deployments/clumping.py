@@ -1,20 +1,26 @@
-"""When to send what is bound to a replica: pure functions.
+"""When a request is taken in by a replica's engine, and when to send it for that: pure functions.
 
-An engine takes new requests between two steps. A request that arrives during a step joins the next one, whether it
-arrives early or late in it, so requests may be held and sent together as long as they still arrive in time:
+An engine takes in new requests between two steps, some engines between every few. One that arrives meanwhile waits,
+whether it arrives early or late, so requests may be held and sent together as long as they still arrive in time:
 
     replica   ├──────── step ────────┼──────── step ────────┤
-                                     ^ they must have arrived
+                                     ^ intake: they must have arrived
     router         hold  .  .  send ─┘
 
-Nothing is held when the router is not busy, or when it cannot know when the step ends. An engine may tell how long
-a step is going to take; of one that does not, the shortest of late is taken.
+Nothing is held when the router is not busy, or when it cannot know when the intake is. An engine may tell; of one
+that does not, the shortest step of late is taken.
 """
 
 from dataclasses import dataclass
 
-# How late in a step the last moment to send is, of what it lasts at least.
-LATEST_IN_STEP = 0.85
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+
+# What is sent is to arrive so long before the intake: a part of the time between two, and no more than the second.
+MARGIN_SHARE = 0.15
+MAX_MARGIN_S = 0.03
 # How fast the shortest step forgets, per step: steps grow longer with the batch.
 SHORTEST_STEP_GROWTH = 1.05
 _RATE_WINDOW_S = 0.1
@@ -28,17 +34,33 @@ def clump_s(requests_per_s: float, num_replicas: int, max_submits_per_s: float, 
     return min(num_replicas * (1.0 / max_submits_per_s - 1.0 / requests_per_s), max_clump_s)
 
 
-def send_at_s(now_s: float, hold_s: float, step_began_s: float, step_s: float, delay_s: float) -> float:
-    """When to send a request that is bound to a replica now.
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """From the router into replicas' engines; all arrays [K].
 
-    Args:
-        hold_s: the longest that it may wait.
-        step_began_s: when the replica's present step began; in the far past when that is not known.
-        step_s: that this step lasts at least.
+    Attributes:
+        intake_s: when the engine takes in requests next; in the far past when that is not known, or at any time.
+        every_s: from one such time to the next.
         delay_s: one way to the replica.
     """
-    deadline_s = step_began_s + LATEST_IN_STEP * step_s - delay_s
-    return max(now_s, min(now_s + hold_s, deadline_s))
+
+    intake_s: F64
+    every_s: F64
+    delay_s: F64
+
+    @property
+    def latest_s(self) -> F64:
+        """Until when to send for the next intake."""
+        return self.intake_s - np.minimum(MARGIN_SHARE * self.every_s, MAX_MARGIN_S) - self.delay_s
+
+    def send_at_s(self, now_s: float, hold_s: float) -> F64:
+        """When to send what is bound to these now and may wait for `hold_s`."""
+        return np.maximum(now_s, np.minimum(now_s + hold_s, self.latest_s))
+
+    def wait_s(self, now_s: float) -> F64:
+        """How long until these take in what is bound to them now, the way there included."""
+        taken_s = np.where(now_s <= self.latest_s, self.intake_s, self.intake_s + self.every_s)
+        return np.maximum(taken_s - now_s, self.delay_s)
 
 
 def observe_shortest_step(shortest_step_s: float, step_s: float) -> float:

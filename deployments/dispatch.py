@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
 from ..models.errors import OverloadedError, UnavailableError
-from .clumping import Rate, clump_s, send_at_s
+from .clumping import Rate, clump_s
 from .index_pool import Indices
 from .model_state import Model
 from .replica_connections import ReplicaConnections
@@ -119,30 +118,33 @@ class Dispatcher:
         num_queued = len(model.queue)
         model.queue.pop(len(slots))
         if is_batch:
-            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens)
+            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens, now_s)
             picked, chosen = _assign_batch(costs, output_tokens, candidates, num_queued)
             model.queue.push_first(np.delete(slots, picked))
             slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
         elif len(rows) == 1 and self._settings.prefix_affinity_s <= 0.0:
             chosen = np.zeros(len(slots), np.int64)  # nothing to weigh
         else:
-            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens)
+            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens, now_s)
             chosen = self._assign_near_prefixes(model, slots, numbers, costs, candidates)
         if len(slots):
             self._bind(slots, numbers[chosen], prompt_tokens, output_tokens)
             self._put_in_outboxes(model, slots, numbers[chosen], now_s)
 
     def _weigh(
-        self, model: Model, rows: Indices, room: Indices, prompt_tokens: Indices, output_tokens: F64
+        self, model: Model, rows: Indices, room: Indices, prompt_tokens: Indices, output_tokens: F64, now_s: float
     ) -> tuple[F64, Candidates]:
         """What requests cost, and what the replicas in these `rows` of the model's have to do already."""
         numbers = model.numbers[rows]
+        way_in = self._loads.way_in(numbers)
+        # A batch that is there as a whole gains nothing where its next request would start soonest.
+        delay_s = way_in.delay_s if self._settings.finite_batch else way_in.wait_s(now_s)
         mean_prompt, mean_output = float(prompt_tokens.mean()), float(output_tokens.mean())
         candidates, weight = weigh(
             room,
             *self._loads.backlog(numbers, mean_prompt, mean_output),
             model.token_costs(rows),
-            self._loads.delay_s[numbers],
+            delay_s,
             mean_prompt=mean_prompt,
             mean_output=mean_output,
             steps=mean_output,
@@ -177,18 +179,12 @@ class Dispatcher:
         order = np.argsort(numbers, kind="stable")
         wire_ids, numbers = self._table.wire_ids[slots[order]], numbers[order]
         starts = [0, *((numbers[1:] != numbers[:-1]).nonzero()[0] + 1).tolist(), len(numbers)]
-        for start, end in pairwise(starts):
-            number = int(numbers[start])
-            replica = self._connections.by_number(number)
-            replica.outbox.append(wire_ids[start:end])
-            if hold_s > 0.0:
-                delay_s = float(self._loads.delay_s[number])
-                due_s = send_at_s(now_s, hold_s, replica.step_began_s, replica.next_step_s, delay_s)
-            else:
-                due_s = now_s
-            if due_s < self._loads.send_at_s[number]:
-                self._loads.send_at_s[number] = due_s
-                self._next_send_s = min(self._next_send_s, due_s)
+        firsts = numbers[starts[:-1]]
+        for number, start, end in zip(firsts.tolist(), starts, starts[1:], strict=False):
+            self._connections.by_number(number).outbox.append(wire_ids[start:end])
+        due_s = self._loads.way_in(firsts).send_at_s(now_s, hold_s)
+        self._loads.send_at_s[firsts] = np.minimum(self._loads.send_at_s[firsts], due_s)
+        self._next_send_s = min(self._next_send_s, float(due_s.min()))
 
     def _send_outbox(self, replica: Replica) -> bool:
         """False when it turned out to be lost."""

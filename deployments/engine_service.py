@@ -25,6 +25,7 @@ from .wire import (
     Frames,
     Goodbye,
     Hello,
+    Intake,
     Output,
     Ping,
     Pong,
@@ -50,6 +51,11 @@ class PacedEngine(Protocol):
 
     def next_step_at(self) -> float | None:
         """When `step` is due; None when nothing is."""
+        ...
+
+    def next_intake(self) -> tuple[float, float] | None:
+        """When it takes in requests next, and how long from one such time to the next; None while it has no step
+        to run, and takes them at any time."""
         ...
 
 
@@ -220,7 +226,7 @@ class EngineService:
         if step_at_s is not None and step_at_s <= self._mark_s:
             outputs = self._step()
             step_at_s = self._paced.next_step_at()
-            self._send_outputs(outputs, step_at_s if self._engine.has_work() else None)
+            self._send_outputs(outputs, self._paced.next_intake())
         had_step, self._has_step = self._has_step, self._engine.has_work()
         if self._has_step and not had_step:
             self._step_since_s = self._mark_s
@@ -340,13 +346,15 @@ class EngineService:
             self._close_session(session, reason)
         self._send(peer, encode(Goodbye(WIRE_VERSION, reason)))
 
-    def _send_outputs(self, outputs: StepOutputs, next_end_s: float | None = None) -> None:
-        """With when the next step ends, if there is one and that is known."""
+    def _send_outputs(self, outputs: StepOutputs, next_intake: tuple[float, float] | None = None) -> None:
+        """With when requests are taken in next, and how often, if that is known."""
         parts = self._sessions.split(outputs)
         num_in_flight = self._sessions.num_in_flight()
-        next_step_s = 0.0 if next_end_s is None else max(0.0, next_end_s - self._mark_s)
+        intake = None
+        if next_intake is not None:
+            intake = Intake(next_intake[0] - self._mark_s, next_intake[1])
         for session, rows in parts:
-            if not self._send(session.peer, encode(Output(rows, num_in_flight, self._mark_s, next_step_s))):
+            if not self._send(session.peer, encode(Output(rows, num_in_flight, self._mark_s, intake))):
                 self._close_session(session, "its connection is lost")
 
     def _announce_drain(self) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.compiled import compiled, f64s, i64s
+from .clumping import WayIn
 from .index_pool import IndexPool, Indices
 
 F64 = NDArray[np.float64]
@@ -24,6 +25,7 @@ class ReplicaLoads:
         slowness: its factor on its pool's step times.
         delay_s: one way to it.
         send_at_s: when what is bound to it is to be sent; NEVER when there is nothing.
+        intake_s, intake_every_s: when its engine takes in requests, see `WayIn`.
 
     `has_news` says that there may be room where there was none; who looked at all sets it back.
     """
@@ -40,6 +42,8 @@ class ReplicaLoads:
         self.slowness: F64 = np.ones(n)
         self.delay_s: F64 = np.zeros(n)
         self.send_at_s: F64 = np.full(n, NEVER)
+        self.intake_s: F64 = np.full(n, -NEVER)
+        self.intake_every_s: F64 = np.zeros(n)
         self.has_news = True
         self._numbers = IndexPool(n)
 
@@ -82,6 +86,7 @@ class ReplicaLoads:
         self.num_others[number] = 0
         self.prompt_tokens[number] = self.output_tokens[number] = 0.0
         self.send_at_s[number] = NEVER
+        self.intake_s[number] = -NEVER
 
     def room(self, numbers: Indices) -> Indices:
         """Requests that each may take now; 0 or less is none."""
@@ -94,6 +99,9 @@ class ReplicaLoads:
         # Answers may be longer than expected.
         own: F64 = np.maximum(self.output_tokens[numbers], self.num_in_flight[numbers])
         return self.prompt_tokens[numbers] + others * mean_prompt, own + others * mean_output
+
+    def way_in(self, numbers: Indices) -> WayIn:
+        return WayIn(self.intake_s[numbers], self.intake_every_s[numbers], self.delay_s[numbers])
 
     def bind(self, numbers: Indices, prompt_tokens: Indices, output_tokens: F64) -> None:
         """Requests with so many tokens are bound to these replicas, one each; a replica may come several times."""

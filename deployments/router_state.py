@@ -12,7 +12,7 @@ from .addresses import ReplicaAddress
 from .arrival import Arrivals
 from .clumping import observe_shortest_step
 from .index_pool import Indices
-from .replica_loads import ReplicaLoads
+from .replica_loads import NEVER, ReplicaLoads
 from .request_table import NOWHERE, RequestTable
 from .round_trip import RoundTrip
 from .router_stats import Histogram, PoolSnapshot, ReplicaSnapshot
@@ -82,8 +82,6 @@ class Replica:
         state, reason: see ReplicaState.
         listed: still among the addresses given; an unlisted one only ends what it has.
         quarantined: kept out of routing: it ends what it has, and is connected still.
-        step_began_s: when its present step began; in the far past when it has none or that is not known.
-        next_step_s: that this step lasts at least: as it told, else the shortest of late; 0 when not known.
         outbox: wire ids bound to it, to be sent. Some may have left since.
         aborts: wire ids to abort with the next flush.
     """
@@ -101,8 +99,6 @@ class Replica:
         self.last_heard_s = now_s
         self.greeted_s = self.pinged_s = float("-inf")
         self.reason = ""
-        self.step_began_s = float("-inf")
-        self.next_step_s = 0.0
         self._shortest_step_s = 0.0
         self.outbox: list[U64] = []
         self.aborts: list[int] = []
@@ -181,11 +177,17 @@ class Replica:
 
     def note_step_end(self, output: Output, now_s: float) -> None:
         """An Output came: with work left, the next step began when it was sent."""
+        loads, number = self.loads, self.number
         self._shortest_step_s = observe_shortest_step(self._shortest_step_s, output.outputs.step.step_s)
-        self.next_step_s = output.next_step_s or self._shortest_step_s
-        came_s = self._arrivals.at_s(output.sent_s, now_s)
-        delay_s = float(self.loads.delay_s[self.number])
-        self.step_began_s = came_s - delay_s if output.num_in_flight else float("-inf")
+        began_s = self._arrivals.at_s(output.sent_s, now_s) - float(loads.delay_s[number])
+        if not output.num_in_flight:
+            loads.intake_s[number] = -NEVER
+        elif output.intake is not None:
+            loads.intake_s[number] = began_s + output.intake.in_s
+            loads.intake_every_s[number] = output.intake.every_s
+        else:
+            loads.intake_s[number] = began_s + self._shortest_step_s
+            loads.intake_every_s[number] = self._shortest_step_s
         self.note_in_flight(output.num_in_flight)
 
     def note_round_trip(self, measured_s: float, away_s: float) -> None:

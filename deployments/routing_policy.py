@@ -2,10 +2,10 @@
 
 A request goes where it is expected to finish first:
 
-    expected finish there  =  the way  +  its own steps alone  +  (tokens outstanding there + its own) / speed
+    expected finish there  =  the way in  +  its own steps alone  +  (tokens outstanding there + its own) / speed
 
 Tokens count by what they cost at that replica (`speed`), output tokens by what is expected of them
-(`length_prediction`).
+(`length_prediction`). The way in ends when the replica's engine takes in requests next (`clumping`).
 """
 
 import math
@@ -39,7 +39,7 @@ class Candidates:
         room: requests that each may take now; 0 or less is none.
         outstanding_tokens: prompt and expected output tokens that each still has to compute.
         tokens_per_s: their speeds, above 0.
-        delay_s: one way to each, on top of what is computed; 0 where it is not known.
+        delay_s: until each takes in a request, on top of what is computed; 0 where it is not known.
     """
 
     room: I64
@@ -105,7 +105,7 @@ def weigh(
 
     Args:
         prompt_tokens, output_tokens: [K] not yet computed; output tokens as expected.
-        delay_s: [K] one way to each.
+        delay_s: [K] until each takes in a request.
         mean_prompt, mean_output: tokens of the requests to be assigned, means, outputs as expected; 1 and more.
         steps: that a request takes at least, such as `mean_output`: on top of the replica's work, each costs
             `costs.step_s`, however little else there is.

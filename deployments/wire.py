@@ -31,7 +31,7 @@ from .wire_loops import (
     has_numbers,
 )
 
-WIRE_VERSION = 5
+WIRE_VERSION = 6
 
 Frames = list[bytes]
 
@@ -138,6 +138,18 @@ class Refused:
     request_ids: U64
 
 
+class Intake(msgspec.Struct, frozen=True, array_like=True):
+    """When an engine takes in new requests.
+
+    Attributes:
+        in_s: until the next time.
+        every_s: from one time to the next.
+    """
+
+    in_s: float
+    every_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What one step brought for one router.
@@ -145,13 +157,13 @@ class Output:
     Attributes:
         num_in_flight: requests of all routers at the replica.
         sent_s: when the step ended, on the replica's clock.
-        next_step_s: how long the step that begins now is expected to last; 0 when the engine does not know.
+        intake: when the engine takes in requests next, seconds from `sent_s`; None when it does not know.
     """
 
     outputs: StepOutputs
     num_in_flight: int
     sent_s: float
-    next_step_s: float = 0.0
+    intake: Intake | None = None
 
 
 Message = Hello | Welcome | Goodbye | Ping | Pong | Status | Draining | Submit | Abort | Refused | Output
@@ -184,7 +196,7 @@ class _OutputHeader(msgspec.Struct, frozen=True, array_like=True, tag=13):
     has_logprobs: bool
     num_in_flight: int
     sent_s: float
-    next_step_s: float
+    intake: Intake | None
     step_s: float
     num_prefill_tokens: int
     num_decode_tokens: int
@@ -264,7 +276,7 @@ def _encode_output(message: Output) -> Frames:
         has_logprobs=has_logprobs,
         num_in_flight=message.num_in_flight,
         sent_s=message.sent_s,
-        next_step_s=message.next_step_s,
+        intake=message.intake,
         step_s=step.step_s,
         num_prefill_tokens=step.num_prefill_tokens,
         num_decode_tokens=step.num_decode_tokens,
@@ -291,7 +303,7 @@ def _decode_output(header: _OutputHeader, frame: ArrayFrame) -> Output:
         header.step_s, header.num_prefill_tokens, header.num_decode_tokens, header.num_recomputed_tokens
     )
     outputs = StepOutputs(request_ids, token_ids, finish, logprobs, top_ids, top_logprobs, step)
-    return Output(outputs, header.num_in_flight, header.sent_s, header.next_step_s)
+    return Output(outputs, header.num_in_flight, header.sent_s, header.intake)
 
 
 def _encode_submit(batch: SubmitBatch) -> Frames:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from math import inf
 
+import numpy as np
 import pytest
 from bulk_answers import BulkAnswers, ask_bulk
-from nfold.deployments.clumping import Rate, clump_s, observe_shortest_step, send_at_s
+from nfold.deployments.clumping import MAX_MARGIN_S, Rate, WayIn, clump_s, observe_shortest_step
 from nfold.deployments.router import Router, RouterSettings
 from service_rig import Rig, poll_until, states, wait_until
 
@@ -33,23 +34,46 @@ def test_messages_stay_below_the_limit(rate: float, replicas: int) -> None:
     assert replicas / apart_s <= 1000.0 * (1 + 1e-9)
 
 
-# now, longest wait, step began, how long it lasts at least, delay: when
+def way_in(intake: float, every: float, delay: float) -> WayIn:
+    return WayIn(np.array([intake]), np.array([every]), np.array([delay]))
+
+
+# now, longest wait, intake, seconds between two, delay: when
 MOMENTS = {
-    "early in a step: as long as it may": (10.0, 0.005, 9.99, 0.1, 0.0, 10.005),
-    "late in a step: while it still arrives in time": (10.0, 0.05, 9.95, 0.1, 0.0, 10.035),
-    "the way there counts": (10.0, 0.05, 9.95, 0.1, 0.02, 10.015),
-    "the step may end any moment: at once": (10.0, 0.05, 9.91, 0.1, 0.0, 10.0),
-    "the step should have ended: at once": (10.0, 0.05, 9.0, 0.1, 0.0, 10.0),
-    "far away: at once": (10.0, 0.05, 9.99, 0.1, 0.08, 10.0),
+    "long before an intake: as long as it may": (10.0, 0.005, 10.09, 0.1, 0.0, 10.005),
+    "shortly before: while it still arrives in time": (10.0, 0.05, 10.05, 0.1, 0.0, 10.035),
+    "the way there counts": (10.0, 0.05, 10.05, 0.1, 0.02, 10.015),
+    "intakes are far apart": (10.0, 1.0, 10.5, 2.0, 0.0, 10.5 - MAX_MARGIN_S),
+    "it may be any moment: at once": (10.0, 0.05, 10.01, 0.1, 0.0, 10.0),
+    "it should have been: at once": (10.0, 0.05, 9.1, 0.1, 0.0, 10.0),
+    "far away: at once": (10.0, 0.05, 10.09, 0.1, 0.08, 10.0),
     "an idle replica: at once": (10.0, 0.05, -inf, 0.1, 0.0, 10.0),
     "before the first step was seen: at once": (10.0, 0.05, 10.0, 0.0, 0.0, 10.0),
-    "nothing is held": (10.0, 0.0, 10.0, 0.1, 0.0, 10.0),
+    "nothing is held": (10.0, 0.0, 10.1, 0.1, 0.0, 10.0),
 }
 
 
-@pytest.mark.parametrize(("now", "hold", "began", "step", "delay", "moment"), MOMENTS.values(), ids=MOMENTS.keys())
-def test_send_at_s(now: float, hold: float, began: float, step: float, delay: float, moment: float) -> None:
-    assert send_at_s(now, hold, began, step, delay) == pytest.approx(moment)
+@pytest.mark.parametrize(
+    ("now", "hold", "intake", "every", "delay", "moment"), MOMENTS.values(), ids=MOMENTS.keys()
+)
+def test_send_at_s(now: float, hold: float, intake: float, every: float, delay: float, moment: float) -> None:
+    assert way_in(intake, every, delay).send_at_s(now, hold) == pytest.approx(moment)
+
+
+# now, intake, seconds between two, delay: the wait
+WAYS = {
+    "in time for the next": (10.0, 10.05, 0.1, 0.0, 0.05),
+    "too late for it": (10.0, 10.01, 0.1, 0.0, 0.11),
+    "too far for it": (10.0, 10.05, 0.1, 0.04, 0.15),
+    "an idle replica: the way": (10.0, -inf, 0.1, 0.04, 0.04),
+    "nothing is known: the way": (10.0, -inf, 0.0, 0.0, 0.0),
+    "it said nothing for long: the way": (10.0, 9.0, 0.1, 0.02, 0.02),
+}
+
+
+@pytest.mark.parametrize(("now", "intake", "every", "delay", "wait"), WAYS.values(), ids=WAYS.keys())
+def test_wait_s(now: float, intake: float, every: float, delay: float, wait: float) -> None:
+    assert way_in(intake, every, delay).wait_s(now) == pytest.approx(wait)
 
 
 def test_the_shortest_step_falls_at_once_and_grows_slowly() -> None:
@@ -99,7 +123,7 @@ def test_a_busy_router_holds_requests_while_a_step_runs(rig: Rig) -> None:
     assert router.next_flush_s() == inf, "nothing is held from an idle replica"
     wait_until(lambda: replica.engine.num_submit_calls == num_before + 1, "a step that goes on")
     state = next(iter(router._connections))
-    state.step_began_s, state.next_step_s = now_s[0], 0.1
+    router._loads.intake_s[state.number], router._loads.intake_every_s[state.number] = now_s[0] + 0.1, 0.1
 
     waits = []
     for _ in range(3):

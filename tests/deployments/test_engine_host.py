@@ -186,7 +186,7 @@ def test_what_comes_during_a_step_waits_for_its_end() -> None:
     sockets.close()
 
 
-def test_an_engine_that_knows_tells_how_long_its_next_step_lasts() -> None:
+def test_an_engine_that_knows_tells_when_it_takes_in_requests() -> None:
     clock, sockets = FakeClock(), SocketHost()
     engine = make_engine(clock)
     service = EngineService(engine, identity("r"), None, ServiceSettings(status_s=1000.0), clock, sockets)
@@ -199,10 +199,13 @@ def test_an_engine_that_knows_tells_how_long_its_next_step_lasts() -> None:
     outputs = (message for _, message in peer.messages() if isinstance(message, wire.Output))
     clock.now_s = due_s
     due_s = service.turn()
-    assert next(outputs).next_step_s == pytest.approx(due_s - clock.now_s)
+    intake = next(outputs).intake
+    assert intake is not None
+    assert intake.in_s == pytest.approx(due_s - clock.now_s), "when its step ends"
+    assert intake.every_s > 0.0
     clock.now_s = due_s
     service.turn()
-    assert next(outputs).next_step_s == 0.0, "there is none"
+    assert next(outputs).intake is None, "at any time"
     peer.close()
     sockets.close()
 

@@ -124,7 +124,7 @@ def test_what_is_held_back_is_sent_without_the_timer(rig: Rig) -> None:
             while replica.engine.num_submit_calls == num_before:
                 await asyncio.sleep(0.001)
             state = next(iter(router._connections))
-            state.step_began_s, state.next_step_s = router._clock(), 1000.0
+            router._loads.intake_s[state.number] = router._clock() + 1000.0
             second = asyncio.create_task(ask(router, [2], 3))
             for _ in range(3):  # turns: to submit, to flush
                 await asyncio.sleep(0)

@@ -95,10 +95,10 @@ def test_submit_comes_back(batch: SubmitBatch) -> None:
 @given(step_outputs())
 @settings(max_examples=60)
 def test_output_comes_back(outputs: StepOutputs) -> None:
-    message = wire.decode(wire.encode(wire.Output(outputs, 17, 3.5, 0.25)))
+    message = wire.decode(wire.encode(wire.Output(outputs, 17, 3.5, wire.Intake(0.25, 0.5))))
 
     assert isinstance(message, wire.Output)
-    assert (message.num_in_flight, message.sent_s, message.next_step_s) == (17, 3.5, 0.25)
+    assert (message.num_in_flight, message.sent_s, message.intake) == (17, 3.5, wire.Intake(0.25, 0.5))
     assert message.outputs.step == outputs.step
     names = ["request_ids", "token_ids", "finish", "logprobs"]
     if not np.isnan(outputs.logprobs).all():

@@ -147,6 +147,15 @@ class SimulatedEngine:
             self._step = self._begin_step(self._free_at_s)
         return min(self._step.due_s, self._death_s)
 
+    def next_intake(self) -> tuple[float, float] | None:
+        """When requests must have come to be computed with the next prompts, on the engine's clock, and seconds
+        from one such time to the next, should no further prompts make steps longer; None while no step runs."""
+        if self._step is None:
+            return None
+        steps, every = self._scheduler.steps_to_intake()
+        step_s = self._profile.curve.step_s(0, self._scheduler.num_running, self._scheduler.num_kv_tokens)
+        return self._step.due_s + steps * step_s, every * step_s
+
     def step(self) -> StepOutputs:
         """The outputs of the running step; waits until it is due. Without work it returns at once, without rows.
 

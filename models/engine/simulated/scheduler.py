@@ -147,6 +147,17 @@ class SimulatedScheduler:
             num_deferred=num_fitting - num_admitted,
         )
 
+    def steps_to_intake(self) -> tuple[int, int]:
+        """Steps from the end of the composed one until a request must have come to be taken in, and from one such
+        time to the next."""
+        limits = self._limits
+        if self.num_running < max(1, limits.prefill_always_below):
+            return 0, 1
+        every = limits.prefill_every_steps
+        lag = 2 if limits.async_scheduling else 1
+        steps = every - self._steps_since_prefill - lag
+        return steps if steps >= 0 else steps + every, every
+
     def complete(self) -> NewTokens:
         """Do what `compose` decided: the new tokens, one for each request that lacks none any more."""
         ids, token_ids, finish, self.num_running, self._num_held, self.num_kv_tokens = advance(

@@ -129,3 +129,34 @@ def test_at_saturation_tokens_come_at_the_rate_of_the_curve() -> None:
     # Of an answer's 40 tokens the first comes with the prefill; context is 10 to 49 tokens, 29.5 on average.
     mean_step_s = 0.01 + 8 / 40 * 10 * 0.001 + 8 * 39 / 40 * 0.0001 + 8 * 29.5 * 1e-6
     assert tokens / (clock.now_s - start_s) == pytest.approx(8 / mean_step_s, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"prefill_every_steps": 4}, {"prefill_every_steps": 3, "prefill_always_below": 8}]
+)
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_it_tells_when_requests_must_have_come(limits: dict[str, int], async_scheduling: bool) -> None:
+    """Each comes at the last moment, or just too late and then a turn later; an asynchronous step is one further."""
+    clock = FakeClock()
+    engine = make_engine(clock, make_profile(async_scheduling=async_scheduling, **limits))
+    engine.submit(make_batch([1], max_tokens=400))
+    assert engine.next_intake() is None, "at any time"
+    for request_id in range(2, 26):
+        is_late = request_id % 2 == 1
+        for _ in range(request_id % 5):
+            engine.step()
+        engine.next_step_at()
+        intake = engine.next_intake()
+        assert intake is not None
+        at_s, every_s = intake
+        while (due_s := engine.next_step_at()) is not None and due_s < at_s - 0.005:
+            engine.step()
+        if is_late:
+            engine.step()
+            engine.next_step_at()
+        engine.submit(make_batch([request_id], max_tokens=1))
+        while not (outputs := engine.step()).step.num_prefill_tokens:
+            pass
+        began_s = clock.now_s - outputs.step.step_s
+        expected_s = at_s + every_s * is_late + 0.01 * async_scheduling
+        assert began_s == pytest.approx(expected_s, abs=0.004)
