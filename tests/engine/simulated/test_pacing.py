@@ -136,7 +136,7 @@ def test_at_saturation_tokens_come_at_the_rate_of_the_curve() -> None:
 )
 @pytest.mark.parametrize("async_scheduling", [False, True])
 def test_it_tells_when_requests_must_have_come(limits: dict[str, int], async_scheduling: bool) -> None:
-    """Each comes at the last moment, or just too late and then a turn later; an asynchronous step is one further."""
+    """Each comes at the last moment, or just too late, then a turn later; an asynchronous step is one further."""
     clock = FakeClock()
     engine = make_engine(clock, make_profile(async_scheduling=async_scheduling, **limits))
     engine.submit(make_batch([1], max_tokens=400))
