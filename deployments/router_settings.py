@@ -27,7 +27,8 @@ class RouterSettings:
         prefix_affinity_s: a request goes where the beginning of its prompt went last, as its blocks may still be
             there, unless it would end by so much later than elsewhere; 0 switches this off. Not for a finite batch.
         dead_after_s: a replica that says nothing for so long is lost. It says nothing during a step, so this must
-            outlast the longest one; a process or host that dies is noticed within seconds by its connection.
+            outlast the longest one; a process that dies is noticed at once by its connection, a host that
+            vanishes within 15 s.
         continuation_timeout_s: how long requests wait when their model has no replica left.
         max_attempts: replicas that may die under one request before it fails.
         heartbeat_s: seconds between two pings to each replica.
