@@ -3,7 +3,7 @@
     python benchmarks/overhead.py [--checkpoint DIR] [--slots 32] [--window 15] [--rounds 3]
 
 The same model runs twice on the same core: bare in a process of its own, and as the one replica of a local cluster.
-The two take turns, so one always idles while the other works, and everything else has the other cores. Paths:
+The two take turns, so one always idles while the other works; everything else is kept to the other cores. Paths:
 
     bare     engine.step() in a loop, nothing around it
     router   this process's Router over ZeroMQ, no HTTP
@@ -34,6 +34,7 @@ from overhead_load import make_prompts, output_lengths
 from workload import SMALL, make_checkpoint, vocab_size_of
 
 if TYPE_CHECKING:
+    from nfold.cluster.run_state import RunState
     from nfold.deployments.router import Router
 
 GOAL_SHARE = 0.97
@@ -143,7 +144,7 @@ def measure_all(args: argparse.Namespace, home: Path) -> list[dict[str, Figures]
     state = start_service(config, home, lambda text: print(f"  {text}", flush=True))
     workers: dict[str, Worker] = {}
     try:
-        os.sched_setaffinity(0, other_cores or {engine_core})
+        leave_alone(engine_core, other_cores, state)
         vocab_size = vocab_size_of(args.checkpoint)
         here = Path(__file__).parent
         bare = ("--checkpoint", str(args.checkpoint), "--dtype", args.dtype, "--slots", str(args.slots))
@@ -157,6 +158,19 @@ def measure_all(args: argparse.Namespace, home: Path) -> list[dict[str, Figures]
         for worker in workers.values():
             worker.close()
         stop_service(state, home, lambda text: None)
+
+
+def leave_alone(engine_core: int, other_cores: list[int], state: "RunState") -> None:
+    """Keep this process and the service's, but the engine's own, off its core, as if it were an accelerator."""
+    from nfold.cluster.processes import session_processes
+
+    if not other_cores or state.local is None:
+        return
+    os.sched_setaffinity(0, other_cores)
+    for process in session_processes(state.local.supervisor_pid):
+        for thread in process.threads():
+            if os.sched_getaffinity(thread.id) != {engine_core}:
+                os.sched_setaffinity(thread.id, other_cores)
 
 
 def measure_round(

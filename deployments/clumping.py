@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 
 # What is sent is to arrive so long before the intake: a part of the time between two, and no more than the second.
-MARGIN_SHARE = 0.15
-MAX_MARGIN_S = 0.03
+MARGIN_SHARE = 0.2
+MAX_MARGIN_S = 0.05
 # How fast the shortest step forgets, per step: steps grow longer with the batch.
 SHORTEST_STEP_GROWTH = 1.05
 _RATE_WINDOW_S = 0.1

@@ -31,7 +31,7 @@ from .wire import Frames
 logger = logging.getLogger(__name__)
 
 ZAP_DOMAIN = "nfold"
-ZMTP_HEARTBEAT_MS = 1000
+ZMTP_HEARTBEAT_MS = 5000
 # For hosts that vanish; a process that dies is noticed at once. A starved machine may stall for seconds.
 ZMTP_TIMEOUT_MS = 15_000
 # How long what is still to be said may take to leave when a connection ends.

@@ -41,8 +41,8 @@ def way_in(intake: float, every: float, delay: float) -> WayIn:
 # now, longest wait, intake, seconds between two, delay: when
 MOMENTS = {
     "long before an intake: as long as it may": (10.0, 0.005, 10.09, 0.1, 0.0, 10.005),
-    "shortly before: while it still arrives in time": (10.0, 0.05, 10.05, 0.1, 0.0, 10.035),
-    "the way there counts": (10.0, 0.05, 10.05, 0.1, 0.02, 10.015),
+    "shortly before: while it still arrives in time": (10.0, 0.05, 10.05, 0.1, 0.0, 10.03),
+    "the way there counts": (10.0, 0.05, 10.05, 0.1, 0.02, 10.01),
     "intakes are far apart": (10.0, 1.0, 10.5, 2.0, 0.0, 10.5 - MAX_MARGIN_S),
     "it may be any moment: at once": (10.0, 0.05, 10.01, 0.1, 0.0, 10.0),
     "it should have been: at once": (10.0, 0.05, 9.1, 0.1, 0.0, 10.0),
