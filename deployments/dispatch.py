@@ -182,6 +182,9 @@ class Dispatcher:
         firsts = numbers[starts[:-1]]
         for number, start, end in zip(firsts.tolist(), starts, starts[1:], strict=False):
             self._connections.by_number(number).outbox.append(wire_ids[start:end])
+        if hold_s <= 0.0:
+            self._loads.send_at_s[firsts] = self._next_send_s = now_s
+            return
         due_s = self._loads.way_in(firsts).send_at_s(now_s, hold_s)
         self._loads.send_at_s[firsts] = np.minimum(self._loads.send_at_s[firsts], due_s)
         self._next_send_s = min(self._next_send_s, float(due_s.min()))

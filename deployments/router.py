@@ -347,10 +347,10 @@ class Router:
             else:
                 self._take_back(replica, model, message)
         self._delivery.settle()
+        self._delivery.call_sinks()  # first of all: clients wait for these
         for replica, message, now_s in ends:
             replica.note_step_end(message, now_s)
         self._message_rate.count(num_messages, self._received_s)
-        self._delivery.call_sinks()
         return num_messages
 
     def _take_back(self, replica: Replica, model: Model, message: Refused) -> None:
