@@ -27,6 +27,7 @@ from pathlib import Path
 import control_plane_scenarios as scenarios
 from control_plane_growth import growth
 from control_plane_mixed import mixed
+from control_plane_peak import peak
 from control_plane_rival import rival
 from control_plane_streams import streams
 from kept_results import keep
@@ -38,7 +39,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "offline": scenarios.offline,
     "server": scenarios.server,
     "interactive": scenarios.interactive,
-    "peak": scenarios.peak,
+    "peak": peak,
     "rival": rival,
     "mixed": mixed,
     "growth": growth,

@@ -1,12 +1,12 @@
-"""offline, server, interactive and peak: the published 87-accelerator runs of Llama 2 70B, on simulated ones."""
+"""offline, server and interactive: the published 87-accelerator runs of Llama 2 70B, on simulated ones."""
 
 import argparse
 from collections.abc import Callable
 
-from control_plane_fleet import Fleet, fleet_config, num_cores, profile_of, start_fleet
+from control_plane_fleet import Fleet, fleet_config, num_cores, start_fleet
 from control_plane_report import Goal, print_goals, what_is_full
 from control_plane_runs import Figures, Times, arrive, saturate, window_figures
-from nfold.models.errors import OverloadedError, UnavailableError
+from nfold.cluster.config import NfoldConfig
 
 Progress = Callable[[str], None]
 
@@ -16,19 +16,13 @@ PUBLISHED_ACCELERATORS = 87
 PUBLISHED_OFFLINE = 1_042_110
 PUBLISHED_QUERIES = {"server": 3650.0, "interactive": 2800.0}
 LIMITS_MS = {"server": (2000.0, 200.0), "interactive": (450.0, 40.0)}
-PEAK_QUERIES = 20_000.0
-PEAK_STEPS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
-PEAK_ADDED_MS = 100.0
-PEAK_ANSWER_TOKENS = 8
-# Of an engine's time: with more, the engines and not the router would be measured.
-PEAK_ENGINE_SHARE = 0.9
 
 
 def offline(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
     """Saturated: the whole fleet against single accelerators of it, through the same path."""
     times = Times(args.warmup or 90.0, args.seconds or 60.0)
     count = args.accelerators or PUBLISHED_ACCELERATORS
-    with start_fleet(_config(args, count, "offline"), progress) as fleet:
+    with start_fleet(scenario_config(args, count, "offline"), progress) as fleet:
         single = singles_tokens_per_s(fleet, args, times, progress)
         progress(f"all {count} accelerators")
         [window] = saturate(fleet, [fleet.replicas], times, progress, seed=args.seed + 1000)
@@ -77,7 +71,7 @@ def _latency_bound(scenario: str, args: argparse.Namespace, progress: Progress) 
     count = args.accelerators or PUBLISHED_ACCELERATORS
     rate = args.queries or PUBLISHED_QUERIES[scenario] * count / PUBLISHED_ACCELERATORS
     times = Times(args.warmup or 60.0, args.seconds or 60.0)
-    with start_fleet(_config(args, count, scenario), progress) as fleet:
+    with start_fleet(scenario_config(args, count, scenario), progress) as fleet:
         figures = arrive(fleet, fleet.replicas, rate, times, progress, seed=args.seed)
     ttft_limit, tpot_limit = LIMITS_MS[scenario]
     print_goals(
@@ -94,77 +88,7 @@ def _latency_bound(scenario: str, args: argparse.Namespace, progress: Progress) 
     return {"accelerators": count, "efficiency": figures["share_of_offered"], **figures}
 
 
-def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
-    """More and more queries/s with short answers, until the control plane adds over 100 ms at p99."""
-    count = args.accelerators or 192
-    goal = PEAK_QUERIES * count / 192 if args.quick else PEAK_QUERIES
-    rates = [args.queries] if args.queries else [goal * step for step in PEAK_STEPS]
-    times = Times(args.warmup or 6.0, args.seconds or 10.0)
-    tried: list[Figures] = []
-    best: Figures | None = None
-    held = 0.0
-    stopped = "all rates were held"
-    with start_fleet(_config(args, count, "server"), progress) as fleet:
-        for rate in rates:
-            share = _engine_share(fleet, rate / count)
-            if share > PEAK_ENGINE_SHARE:
-                stopped = f"{rate:,.0f} queries/s would take {share:.0%} of the engines' time; use more of them"
-                break
-            progress(f"{rate:,.0f} queries/s")
-            try:
-                figures = arrive(
-                    fleet,
-                    fleet.replicas,
-                    rate,
-                    times,
-                    progress,
-                    seed=args.seed,
-                    answer_tokens=PEAK_ANSWER_TOKENS,
-                    warm=False,
-                )
-            except (OverloadedError, UnavailableError) as error:
-                stopped = f"at {rate:,.0f} queries/s the router refuses: {str(error)[:200]}"
-                break
-            tried.append(figures)
-            added = figures["added_ttft_p99_ms"]
-            print_latencies(figures)
-            full = what_is_full(figures, num_cores())
-            if added is None or added > PEAK_ADDED_MS:
-                shown = "over the run's end" if added is None else f"{added:,.0f} ms"
-                stopped = f"at {rate:,.0f} queries/s the control plane adds {shown} at p99"
-                stopped += f"; {full}" if full else ""
-                break
-            best, held = figures, figures["offered_queries_per_s"] or 0.0
-    print_goals(
-        f"Peak, {count} x {ACCELERATOR}, answers of {PEAK_ANSWER_TOKENS} tokens, one router process",
-        [Goal("queries/s", held, goal, note="published heads: about 4,000")],
-    )
-    print(f"  {stopped}")
-    if not tried:
-        raise SystemExit("no rate could be tried")
-    chosen: Figures = best or tried[-1]
-    print_cpu(chosen)
-    return {
-        "accelerators": count,
-        "efficiency": chosen["share_of_offered"],
-        "stopped": stopped,
-        "held": best is not None,
-        **chosen,
-        "queries_per_s": held,
-        "tried": tried,
-    }
-
-
-def _engine_share(fleet: Fleet, rate: float) -> float:
-    """Of an engine's time, what `rate` queries/s with short answers take beyond what steps take anyway."""
-    from nfold.models.engine.simulated.lengths import WORKLOADS
-
-    profile, _ = profile_of(fleet.replicas[0])
-    per_query_s = WORKLOADS[profile.workload].prompt.mean * profile.curve.prefill_token_s
-    return rate * (per_query_s + PEAK_ANSWER_TOKENS * profile.curve.decode_token_s)
-
-
-def _config(args: argparse.Namespace, count: int, scenario: str):
+def scenario_config(args: argparse.Namespace, count: int, scenario: str) -> NfoldConfig:
     return fleet_config([(ACCELERATOR, count)], MODEL_PROFILE, scenario, port=args.port)
 
 

@@ -19,7 +19,7 @@ from control_plane_fleet import fleet_config, start_fleet
 from control_plane_runs import Times, saturate
 from kept_results import keep
 
-ACCELERATOR, MODEL_PROFILE, SCENARIO = "MI355X", "gpt-oss-120b", "offline"
+ACCELERATOR, MODEL_PROFILE, SCENARIO = "MI355X", "llama-2-70b", "offline"
 GOAL_PERCENT = 0.5
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accelerators", type=int, default=87)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warmup", type=float, default=30.0, help="seconds before each window")
+    parser.add_argument("--warmup", type=float, default=60.0, help="seconds before each window")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each window")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument("--port", type=int, default=8780)

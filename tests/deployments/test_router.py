@@ -380,6 +380,23 @@ def test_pings_tell_how_far_replicas_are(rig: Rig) -> None:
     assert delay_s() < 5.0
 
 
+@pytest.mark.parametrize(("finite_batch", "chosen"), [(False, "r1"), (True, "r0")])
+def test_a_request_goes_where_it_is_taken_in_soonest(rig: Rig, finite_batch: bool, chosen: str) -> None:
+    """A batch that is there as a whole has no use for that."""
+    replicas = [rig.replica("r0"), rig.replica("r1")]
+    router = rig.router(*replicas, settings=RouterSettings(finite_batch=finite_batch))
+    loads = router._loads
+    for state in router._connections:
+        loads.intake_s[state.number] = router._clock() + (1000.0 if state.replica_id == "r0" else 500.0)
+        loads.intake_every_s[state.number] = 1000.0
+    loads.delay_s[:] = 0.0
+
+    answer = ask(router, [1], 2)
+    poll_until(router, lambda: all_ended([answer]), "the answer")
+
+    assert [replica.address.replica_id for replica in replicas if replica.engine.submitted_ids] == [chosen]
+
+
 def sees_two(router: Router) -> bool:
     return all(replica.status and replica.status.num_gateways == 2 for replica in router.snapshot().replicas)
 

@@ -1,0 +1,93 @@
+"""peak: how many queries/s one router process carries."""
+
+import argparse
+from collections.abc import Callable
+from math import ceil
+
+from control_plane_fleet import ACCELERATORS_PER_NODE, num_cores, start_fleet
+from control_plane_report import Goal, print_goals, what_is_full
+from control_plane_runs import Figures, Times, arrive
+from control_plane_scenarios import ACCELERATOR, MODEL_PROFILE, print_cpu, print_latencies, scenario_config
+from nfold.models.engine.simulated.lengths import WORKLOADS
+from nfold.models.engine.simulated.profile import load_profile
+from nfold.models.errors import OverloadedError, UnavailableError
+
+Progress = Callable[[str], None]
+
+PEAK_QUERIES = 20_000.0
+PEAK_STEPS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+PEAK_ADDED_MS = 100.0
+PEAK_ANSWER_TOKENS = 8
+# Of an engine's time that queries take. With more, the engines and not the router would be measured; with less, the
+# engines make many steps for few tokens.
+PEAK_ENGINE_SHARE = 0.8
+
+
+def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
+    """More and more queries/s with short answers, each rate on as many engines as it keeps busy, until the control
+    plane adds over 100 ms at p99."""
+    goal = engine_rate() * args.accelerators if args.quick else PEAK_QUERIES
+    tried: list[Figures] = []
+    best: Figures | None = None
+    held, stopped = 0.0, "all rates were held"
+    rates = [goal] if args.quick else [PEAK_QUERIES * step for step in PEAK_STEPS]
+    for rate in [args.queries] if args.queries else rates:
+        count = args.accelerators or ACCELERATORS_PER_NODE * ceil(rate / engine_rate() / ACCELERATORS_PER_NODE)
+        try:
+            figures = _arrive(args, rate, count, progress)
+        except (OverloadedError, UnavailableError) as error:
+            stopped = f"at {rate:,.0f} queries/s the router refuses: {str(error)[:200]}"
+            break
+        tried.append(figures)
+        print_latencies(figures)
+        added = figures["added_ttft_p99_ms"]
+        if added is None or added > PEAK_ADDED_MS:
+            shown = "over the run's end" if added is None else f"{added:,.0f} ms"
+            full = what_is_full(figures, num_cores())
+            stopped = f"at {rate:,.0f} queries/s the control plane adds {shown} at p99" + (
+                f"; {full}" if full else ""
+            )
+            break
+        best, held = figures, figures["offered_queries_per_s"] or 0.0
+    print_goals(
+        f"Peak, {ACCELERATOR}, answers of {PEAK_ANSWER_TOKENS} tokens, one router process",
+        [Goal("queries/s", held, goal, note="published heads: about 4,000")],
+    )
+    print(f"  {stopped}")
+    if not tried:
+        raise SystemExit("no rate could be tried")
+    chosen: Figures = best or tried[-1]
+    print_cpu(chosen)
+    return {
+        "efficiency": chosen["share_of_offered"],
+        "stopped": stopped,
+        "held": best is not None,
+        **chosen,
+        "queries_per_s": held,
+        "tried": tried,
+    }
+
+
+def _arrive(args: argparse.Namespace, rate: float, count: int, progress: Progress) -> Figures:
+    times = Times(args.warmup or 6.0, args.seconds or 10.0)
+    with start_fleet(scenario_config(args, count, "server"), progress) as fleet:
+        progress(f"{rate:,.0f} queries/s on {count} accelerators")
+        figures = arrive(
+            fleet,
+            fleet.replicas,
+            rate,
+            times,
+            progress,
+            seed=args.seed,
+            answer_tokens=PEAK_ANSWER_TOKENS,
+            warm=False,
+        )
+    return {"accelerators": count, **figures}
+
+
+def engine_rate() -> float:
+    """Queries/s with short answers that take `PEAK_ENGINE_SHARE` of an engine's time, beyond what steps take
+    anyway."""
+    profile = load_profile(f"{ACCELERATOR}--{MODEL_PROFILE}")
+    prompt_s = WORKLOADS[profile.workload].prompt.mean * profile.curve.prefill_token_s
+    return PEAK_ENGINE_SHARE / (prompt_s + PEAK_ANSWER_TOKENS * profile.curve.decode_token_s)
