@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from zmq import Socket
 
@@ -16,6 +15,7 @@ from ..models.engine.protocol import Engine, StepOutputs
 from ..models.errors import EngineError
 from .addresses import ReplicaAddress, ReplicaIdentity, ServiceKeys, this_host
 from .gateway_sessions import GatewaySession, GatewaySessions
+from .paced_engine import PacedEngine
 from .step_account import StepAccount
 from .transport import ReplicaSocket, SocketHost
 from .wire import (
@@ -43,20 +43,6 @@ logger = logging.getLogger(__name__)
 
 # Time for the last tokens and the farewell to leave when the loop ends.
 CLOSING_LINGER_S = 2.0
-
-
-@runtime_checkable
-class PacedEngine(Protocol):
-    """An engine whose steps end by the clock, so that no thread has to wait inside `step`."""
-
-    def next_step_at(self) -> float | None:
-        """When `step` is due; None when nothing is."""
-        ...
-
-    def next_intake(self) -> tuple[float, float] | None:
-        """When it takes in requests next, and how long from one such time to the next; None while it has no step
-        to run, and takes them at any time."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
