@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[serve,bench,dev]"
 	touch $@
 
-$(VENV)/bin/prometheus: $(VENV)/.installed
+$(VENV)/bin/prometheus: | $(VENV)/.installed
 	bash tests/support/fetch_prometheus.sh $@
 
 bench: bench-engine bench-overhead bench-scaling

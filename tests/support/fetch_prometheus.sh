@@ -2,7 +2,7 @@
 # Puts Debian's prometheus binary at $1. Nothing is installed on the system and no service is started: the package is
 # downloaded and unpacked with package lists of its own, so neither root nor an earlier `apt-get update` is needed.
 set -euo pipefail
-target=$(realpath -m "$1")
+target=$(realpath -m "$(dirname "$1")")/$(basename "$1")  # where it is a link, the link
 if command -v prometheus > /dev/null; then
     ln -sf "$(command -v prometheus)" "$target"
     exit 0
