@@ -18,21 +18,27 @@ PEAK_QUERIES = 20_000.0
 PEAK_STEPS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 PEAK_ADDED_MS = 100.0
 PEAK_ANSWER_TOKENS = 8
-# Of an engine's time that queries take. With more, the engines and not the router would be measured; with less, the
-# engines make many steps for few tokens.
+# Of an engine's time that queries take. With less, the engines make many steps for few tokens; above the most, they
+# and not the router would be measured.
 PEAK_ENGINE_SHARE = 0.8
+MAX_ENGINE_SHARE = 0.9
 
 
 def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
     """More and more queries/s with short answers, each rate on as many engines as it keeps busy, until the control
     plane adds over 100 ms at p99."""
-    goal = engine_rate() * args.accelerators if args.quick else PEAK_QUERIES
+    query_s = engine_s_per_query()
+    goal = PEAK_ENGINE_SHARE / query_s * args.accelerators if args.quick else PEAK_QUERIES
     tried: list[Figures] = []
     best: Figures | None = None
     held, stopped = 0.0, "all rates were held"
     rates = [goal] if args.quick else [PEAK_QUERIES * step for step in PEAK_STEPS]
     for rate in [args.queries] if args.queries else rates:
-        count = args.accelerators or ACCELERATORS_PER_NODE * ceil(rate / engine_rate() / ACCELERATORS_PER_NODE)
+        num_nodes = ceil(rate * query_s / PEAK_ENGINE_SHARE / ACCELERATORS_PER_NODE)
+        count = args.accelerators or ACCELERATORS_PER_NODE * num_nodes
+        if (share := rate * query_s / count) > MAX_ENGINE_SHARE:
+            stopped = f"{rate:,.0f} queries/s would take {share:.0%} of the engines' time; use more of them"
+            break
         try:
             figures = _arrive(args, rate, count, progress)
         except (OverloadedError, UnavailableError) as error:
@@ -44,9 +50,8 @@ def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
         if added is None or added > PEAK_ADDED_MS:
             shown = "over the run's end" if added is None else f"{added:,.0f} ms"
             full = what_is_full(figures, num_cores())
-            stopped = f"at {rate:,.0f} queries/s the control plane adds {shown} at p99" + (
-                f"; {full}" if full else ""
-            )
+            stopped = f"at {rate:,.0f} queries/s the control plane adds {shown} at p99"
+            stopped += f"; {full}" if full else ""
             break
         best, held = figures, figures["offered_queries_per_s"] or 0.0
     print_goals(
@@ -85,9 +90,8 @@ def _arrive(args: argparse.Namespace, rate: float, count: int, progress: Progres
     return {"accelerators": count, **figures}
 
 
-def engine_rate() -> float:
-    """Queries/s with short answers that take `PEAK_ENGINE_SHARE` of an engine's time, beyond what steps take
-    anyway."""
+def engine_s_per_query() -> float:
+    """Of an engine's time, for a query with a short answer, beyond what steps take anyway."""
     profile = load_profile(f"{ACCELERATOR}--{MODEL_PROFILE}")
     prompt_s = WORKLOADS[profile.workload].prompt.mean * profile.curve.prefill_token_s
-    return PEAK_ENGINE_SHARE / (prompt_s + PEAK_ANSWER_TOKENS * profile.curve.decode_token_s)
+    return prompt_s + PEAK_ANSWER_TOKENS * profile.curve.decode_token_s

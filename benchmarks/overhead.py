@@ -163,14 +163,14 @@ def measure_all(args: argparse.Namespace, home: Path) -> list[dict[str, Figures]
 def leave_alone(engine_core: int, other_cores: list[int], state: "RunState") -> None:
     """Keep this process and the service's, but the engine's own, off its core, as if it were an accelerator."""
     from nfold.cluster.processes import session_processes
+    from nfold.deployments.cores import pin_process
 
     if not other_cores or state.local is None:
         return
-    os.sched_setaffinity(0, other_cores)
+    pin_process(other_cores)
     for process in session_processes(state.local.supervisor_pid):
-        for thread in process.threads():
-            if os.sched_getaffinity(thread.id) != {engine_core}:
-                os.sched_setaffinity(thread.id, other_cores)
+        if os.sched_getaffinity(process.pid) != {engine_core}:
+            pin_process(other_cores, process.pid)
 
 
 def measure_round(

@@ -108,9 +108,10 @@ def _lock_free(cores: Sequence[int], count: int, directory: Path) -> dict[int, I
     return locks
 
 
-def pin_process(cores: Sequence[int]) -> None:
-    """Keep every thread of this process on these cores; threads started later inherit it from their starter."""
-    for thread in os.listdir("/proc/self/task"):
+def pin_process(cores: Sequence[int], pid: int | None = None) -> None:
+    """Keep every thread of this process, or of `pid`, on these cores; threads started later inherit it from their
+    starter."""
+    for thread in os.listdir(f"/proc/{'self' if pid is None else pid}/task"):
         try:
             os.sched_setaffinity(int(thread), cores)
         except ProcessLookupError:

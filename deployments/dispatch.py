@@ -180,9 +180,9 @@ class Dispatcher:
         wire_ids, numbers = self._table.wire_ids[slots[order]], numbers[order]
         starts = [0, *((numbers[1:] != numbers[:-1]).nonzero()[0] + 1).tolist(), len(numbers)]
         firsts = numbers[starts[:-1]]
-        for number, start, end in zip(firsts.tolist(), starts, starts[1:], strict=False):
+        for number, start, end in zip(firsts.tolist(), starts[:-1], starts[1:], strict=True):
             self._connections.by_number(number).outbox.append(wire_ids[start:end])
-        if hold_s <= 0.0:
+        if hold_s <= 0.0:  # a quiet router, whose one request has cold caches to come through
             self._loads.send_at_s[firsts] = self._next_send_s = now_s
             return
         due_s = self._loads.way_in(firsts).send_at_s(now_s, hold_s)

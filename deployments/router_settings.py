@@ -20,8 +20,8 @@ class RouterSettings:
         assign_every_s: above that rate, also the least time between two looks at the queue.
         take_in_every_s: when replicas send hundreds of messages per second, the least time between two looks at
             them: those that came together are cheaper than one by one.
-        max_clump_s: the longest that they wait, and never past the step that is running at their replica; 0 sends
-            always at once.
+        max_clump_s: the longest that they wait, and never past the next time that their replica takes in requests;
+            0 sends always at once.
         finite_batch: what is queued is a batch that is there as a whole, and its end counts, not the first tokens:
             long answers begin first, and the last ones are spread so that all replicas end together.
         prefix_affinity_s: a request goes where the beginning of its prompt went last, as its blocks may still be

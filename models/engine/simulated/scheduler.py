@@ -151,7 +151,7 @@ class SimulatedScheduler:
         """Steps from the end of the composed one until a request must have come to be taken in, and from one such
         time to the next."""
         limits = self._limits
-        if self.num_running < max(1, limits.prefill_always_below):
+        if self._always_prefills():
             return 0, 1
         every = limits.prefill_every_steps
         lag = 2 if limits.async_scheduling else 1
@@ -174,9 +174,13 @@ class SimulatedScheduler:
     def _may_prefill(self) -> bool:
         self._steps_since_prefill += 1
         if self._steps_since_prefill < self._limits.prefill_every_steps:
-            return self.num_running < max(1, self._limits.prefill_always_below)
+            return self._always_prefills()
         self._steps_since_prefill = 0
         return True
+
+    def _always_prefills(self) -> bool:
+        """Whatever the step's turn, as so little runs."""
+        return self.num_running < max(1, self._limits.prefill_always_below)
 
     def _preempt(self, max_num_seqs: int) -> None:
         """Send the youngest back until all that run fit."""
