@@ -70,7 +70,7 @@ class Delivery:
     def take_in(self, replica: Replica, model: Model, outputs: StepOutputs) -> None:
         """Book the tokens of one step. What begins or ends with them is left to `settle`."""
         rows, slots, num_tokens = self._table.book(outputs.request_ids, outputs.token_ids, outputs.finish)
-        replica.book_step(outputs.step, num_tokens)
+        replica.book_tokens(num_tokens)
         model.num_output_tokens += num_tokens
         if len(rows):
             pool, part = replica.pool, _Rows(replica, model, outputs, rows, slots)
@@ -89,20 +89,21 @@ class Delivery:
         slots = _join([part.slots for part in parts])
         finish = _join([part.outputs.finish[part.rows] for part in parts])
         has_token = _join([part.outputs.token_ids[part.rows] >= 0 for part in parts])
-        first, done, finish, answered, ttft_s, e2e_s, tpot_s, num_aborted, num_failed = settle(
+        first, done, finish, open_ended, ttft_s, e2e_s, tpot_s, num_prompt_tokens, num_aborted, num_failed = settle(
             *(slots, has_token, finish, now_s),
-            *(table.submitted_s, table.first_token_s, table.prompt_lens, self._loads.num_prompt_tokens),
+            *(table.submitted_s, table.first_token_s, table.prompt_lens, table.ignore_eos),
+            self._loads.num_prompt_tokens,
             table.charges(),
             self._loads.outstanding(),
         )
         pool.ttft.observe(ttft_s)
-        if len(first):
-            model.num_prompt_tokens += int(table.prompt_lens[first].sum())
+        model.num_prompt_tokens += num_prompt_tokens
         if len(done):
-            model.num_finished += len(answered)
+            model.num_finished += len(e2e_s)
             model.num_aborted += num_aborted
             model.num_failed += num_failed
-            model.note_answers(answered)
+            if len(open_ended):
+                model.answers.observe(table.prompt_lens[open_ended], table.num_emitted[open_ended])
             pool.e2e.observe(e2e_s)
             pool.tpot.observe(tpot_s)
             self._loads.has_news = True
@@ -144,12 +145,13 @@ class Delivery:
         table = self._table
         finishes: dict[int, tuple[int, str]] = {}
         for part in parts:
-            mine = np.flatnonzero(table.sink[part.slots] == NO_BULK_SINK)
-            rows, slots, outputs = part.rows[mine], part.slots[mine], part.outputs
-            tokens, row_finish = outputs.token_ids[rows].tolist(), outputs.finish[rows].tolist()
-            for row, slot, token, finish in zip(rows.tolist(), slots.tolist(), tokens, row_finish, strict=True):
-                request = table.ordinary[slot]
-                if request.num_top is not None and token >= 0:
+            outputs = part.outputs
+            for row, slot in zip(part.rows.tolist(), part.slots.tolist(), strict=True):
+                request = table.ordinary.get(slot)
+                if request is None:
+                    continue
+                finish = int(outputs.finish[row])
+                if request.num_top is not None and outputs.token_ids[row] >= 0:
                     request.keep_logprobs(outputs, row)
                 if slot not in finishes or finish:
                     finishes[slot] = finish, part.replica.replica_id

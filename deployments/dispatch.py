@@ -1,5 +1,6 @@
 """The way out of a router: from a model's queue to replicas with room, one Submit message per replica."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -54,7 +55,7 @@ class Dispatcher:
         if len(model.queue) + num_requests <= model.max_queued:
             return
         self._assign(model, self._clock())
-        room = int(np.maximum(self._loads.room(model.numbers), 0).sum())
+        _, _, room = self._loads.room(model.numbers)
         if len(model.queue) + num_requests > model.max_queued + room:
             model.num_refused += num_requests
             speeds = [replica.tokens_per_s() for replica in model.replicas if replica.accepts]
@@ -73,6 +74,12 @@ class Dispatcher:
         replica.aborts.append(wire_id)
         self._loads.send_at_s[replica.number] = self._next_send_s = -NEVER
 
+    def give_way(self) -> None:
+        """Let whoever was just woken on this core run first, unless the router is busy: where cores are few, it
+        would wait until this thread sleeps."""
+        if not self._is_busy:
+            os.sched_yield()
+
     def next_send_s(self) -> float:
         """When the next message is due; NEVER when none waits."""
         return self._next_send_s
@@ -90,31 +97,33 @@ class Dispatcher:
                     self._assign(model, now_s)
         elif self._next_send_s == NEVER and not loads.has_news:
             return True
-        due = (loads.send_at_s <= now_s).nonzero()[0]
-        all_live = all(self._send_outbox(self._connections.by_number(number)) for number in due.tolist())
+        due = (loads.send_at_s <= now_s).nonzero()[0].tolist()
+        all_live = all(self._send_outbox(self._connections.by_number(number)) for number in due)
+        if due:
+            self.give_way()  # to ZeroMQ's thread, which has yet to send
         next_look_s = self._assigned_s + self._settings.assign_every_s if loads.has_news else NEVER
         self._next_send_s = min(float(loads.send_at_s.min()), next_look_s)
         return all_live
 
+    @property
+    def _is_busy(self) -> bool:
+        return self._rate.per_s > self._settings.max_submits_per_s
+
     def _may_wait(self, now_s: float) -> bool:
         """A busy router looks at its queue every few milliseconds only, for all that came meanwhile."""
-        settings = self._settings
-        is_busy = self._rate.per_s > settings.max_submits_per_s
-        return is_busy and now_s < self._assigned_s + settings.assign_every_s
+        return self._is_busy and now_s < self._assigned_s + self._settings.assign_every_s
 
     def _assign(self, model: Model, now_s: float) -> None:
         """From the queue into outboxes, as far as there is room."""
-        table, loads = self._table, self._loads
-        rows = loads.accepts[model.numbers].nonzero()[0]
-        numbers = model.numbers[rows]
-        room = loads.room(numbers)
-        count = min(int(np.maximum(room, 0).sum()), len(model.queue))
+        loads = self._loads
+        rows, room, total_room = loads.room(model.numbers)
+        count = min(total_room, len(model.queue))
         if count == 0:
             return
+        numbers = model.numbers[rows]
         is_batch = self._settings.finite_batch
         slots = model.queue.first(max(count, LOOK_AHEAD) if is_batch else count)
-        prompt_tokens = table.prompt_lens[slots] + table.num_emitted[slots]
-        output_tokens = model.expected_tokens(slots)
+        prompt_tokens, output_tokens = model.expected_tokens(slots)
         num_queued = len(model.queue)
         model.queue.pop(len(slots))
         if is_batch:

@@ -10,7 +10,6 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
-from starlette.applications import Starlette
 
 from ..models.errors import CheckpointError
 from . import discovery, http_protocol
@@ -19,7 +18,7 @@ from .heap import settle_heap
 from .openai.api import OpenAIApi, Started
 from .openai.batch import generate_batch
 from .openai.formats import JsonObject
-from .openai.http import build_http_app
+from .openai.http import HttpApp, build_http_app
 from .router import Router, RouterSettings
 from .router_asyncio import attach
 from .served_model import ServedModel
@@ -55,7 +54,6 @@ class Gateway:
 
     async def __init__(self, config: ServiceConfig, *pools: DeploymentHandle) -> None:
         del pools
-        http_protocol.use_for_servers()
         self._config = config
         self._gateway_id = f"gateway-{serve.get_replica_context().replica_tag}"
         models = await asyncio.to_thread(_load_models, config, self._gateway_id)
@@ -70,9 +68,11 @@ class Gateway:
         self._refreshing = asyncio.create_task(self._refresh_for_ever())
         await self._connect()
 
-    def __serve_build_asgi_app__(self) -> Starlette:
-        """Serve calls this after the constructor."""
-        return build_http_app(self._api, self._is_ready, self._config.http.max_body_bytes)
+    def __serve_build_asgi_app__(self) -> HttpApp:
+        """Serve calls this after the constructor, and starts the HTTP server after that."""
+        app = build_http_app(self._api, self._is_ready, self._config.http.max_body_bytes)
+        http_protocol.use_for_servers(app, app.posts)
+        return app
 
     async def chat(self, request: Mapping[str, Any]) -> JsonObject:
         """A chat completion."""

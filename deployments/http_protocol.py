@@ -2,17 +2,26 @@
 
 A response's head leaves together with the first piece of its body. uvicorn writes the two apart: as segments of
 their own they wake HAProxy and the client twice, and where cores are few those run before the first token is
-written. And Serve is told not to watch for clients that go away, with three tasks per request: the API does that
-itself.
+written.
+
+Requests for tokens go straight to the gateway's application, past Serve's own, which knows its replicas' load from
+what passes it: the router knows it better. When a gateway drains they are waited for all the same, as Serve ends
+uvicorn's server only once that has answered what it has. For the others Serve is told not to watch for clients that
+go away, with three tasks per request: the API does that itself.
 """
 
 import asyncio
-from typing import Any, cast
+import itertools
+import uuid
+from collections.abc import Awaitable, Collection
+from typing import Any, ClassVar, cast
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 NOT_WATCHED_BY_SERVE = (b"x-request-disconnect-disabled", b"?1")  # Serve's header for it, a structured boolean
+REQUEST_ID = b"x-request-id"
 
 
 class HeadHoldingTransport(asyncio.Transport):
@@ -79,17 +88,50 @@ class HeadHoldingTransport(asyncio.Transport):
         return self._transport.get_write_buffer_size() + len(self._head)
 
 
+class Shortcut:
+    """An ASGI application: POSTs to `paths` go to `near`, with a request id as from Serve; all else to `far`."""
+
+    def __init__(self, near: ASGIApp, paths: Collection[str], far: ASGIApp) -> None:
+        self._near = near
+        self._paths = frozenset(paths)
+        self._far = far
+        self._name, self._numbers = uuid.uuid4().hex.encode(), itertools.count()
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
+            return self._far(scope, receive, send)
+        given = (value for name, value in scope["headers"] if name == REQUEST_ID)
+        request_id = next(given, None) or b"%s-%d" % (self._name, next(self._numbers))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
+            await send(message)
+
+        return self._near(scope, receive, send_with_id)
+
+
 class GatewayProtocol(HttpToolsProtocol):
-    """One connection of a gateway's HTTP server."""
+    """One connection of a gateway's HTTP server.
+
+    Attributes:
+        near: the gateway's application, and the paths whose POSTs go straight to it.
+    """
+
+    near: ClassVar[tuple[ASGIApp, Collection[str]] | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(HeadHoldingTransport(transport, self))
+        if self.near is not None:
+            self.app = Shortcut(*self.near, far=self.app)
 
     def on_headers_complete(self) -> None:
         self.headers.append(NOT_WATCHED_BY_SERVE)
         super().on_headers_complete()
 
 
-def use_for_servers() -> None:
-    """Make this the protocol of the uvicorn servers that this process starts from now on."""
+def use_for_servers(app: ASGIApp, paths: Collection[str]) -> None:
+    """Make this the protocol of the uvicorn servers that this process starts from now on. `app` answers POSTs to
+    `paths` itself."""
+    GatewayProtocol.near = app, paths
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{GatewayProtocol.__name__}"

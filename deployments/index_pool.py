@@ -33,6 +33,12 @@ class IndexPool:
         self._num_free -= count
         return self._free[self._num_free : self._num_free + count][::-1].copy()
 
+    def take_one(self) -> int:
+        """As `take`."""
+        assert self._num_free > 0
+        self._num_free -= 1
+        return int(self._free[self._num_free])
+
     def leave(self, num_free: int) -> None:
         """Others took from the end of `free`: so many are left."""
         self._num_free = num_free

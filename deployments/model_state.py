@@ -6,6 +6,7 @@ from .index_pool import Indices
 from .length_prediction import LengthPrediction
 from .prefix_affinity import PrefixMap
 from .replica_loads import F64, ReplicaLoads
+from .request_loops import expect
 from .request_queue import RequestQueue
 from .request_table import RequestTable
 from .router_state import Pool, Replica
@@ -62,27 +63,22 @@ class Model:
         costs = token_costs([pool.line.costs for pool in self.pools], np.ones(len(self.pools)), full_batch)
         return costs_of_replicas(costs, self._pool_of[rows], self._loads.slowness[self.numbers[rows]])
 
-    def expected_tokens(self, slots: Indices) -> F64:
-        """[N] output tokens that requests are expected to bring yet."""
+    def expected_tokens(self, slots: Indices) -> tuple[Indices, F64]:
+        """[N] prompt tokens of requests to be sent, with what they have emitted, and output tokens expected of them
+        yet."""
         table = self._table
-        emitted, max_tokens = table.num_emitted[slots], table.max_tokens[slots]
-        expected: F64 = np.maximum(max_tokens - emitted, 1).astype(np.float64)
-        open_ended = (table.ignore_eos[slots] == 0).nonzero()[0]
+        emitted, max_tokens = table.num_emitted, table.max_tokens
+        prompts, expected, open_ended = expect(slots, table.prompt_lens, emitted, max_tokens, table.ignore_eos)
         if len(open_ended):
-            prompt_lens = table.prompt_lens[slots[open_ended]]
-            expected[open_ended] = self.answers.remaining(prompt_lens, emitted[open_ended], max_tokens[open_ended])
-        return expected
-
-    def note_answers(self, slots: Indices) -> None:
-        """These ended. Those that could not end by themselves tell nothing of answers' lengths."""
-        table = self._table
-        slots = slots[table.ignore_eos[slots] == 0]
-        if len(slots):
-            self.answers.observe(table.prompt_lens[slots], table.num_emitted[slots])
+            those = slots[open_ended]
+            expected[open_ended] = self.answers.remaining(
+                table.prompt_lens[those], emitted[those], max_tokens[those]
+            )
+        return prompts, expected
 
     def queued_tokens(self) -> float:
         """Output tokens expected of what waits."""
-        return float(self.expected_tokens(self.queue.all()).sum())
+        return float(self.expected_tokens(self.queue.all())[1].sum())
 
     def enqueue(self, slots: Indices, first: bool = False) -> None:
         """Let them wait, at the queue's end or before all others."""

@@ -4,7 +4,7 @@ of replicas costs a few array operations."""
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.compiled import compiled, f64s, i64s
+from ..models.compiled import bools, compiled, f64s, i64s
 from .clumping import WayIn
 from .index_pool import IndexPool, Indices
 
@@ -56,7 +56,7 @@ class ReplicaLoads:
                     fill = NEVER if name == "send_at_s" else 0
                     setattr(self, name, np.concatenate([column, np.full_like(column, fill)]))
             self._numbers.grow(size)
-        number = int(self._numbers.take(1)[0])
+        number = self._numbers.take_one()
         self.clear(number)
         self.limit[number] = limit
         self.num_prompt_tokens[number] = 0
@@ -88,10 +88,10 @@ class ReplicaLoads:
         self.send_at_s[number] = NEVER
         self.intake_s[number] = -NEVER
 
-    def room(self, numbers: Indices) -> Indices:
-        """Requests that each may take now; 0 or less is none."""
-        room = self.limit[numbers] - self.num_in_flight[numbers] - self.num_others[numbers]
-        return np.where(self.accepts[numbers], room, 0)
+    def room(self, numbers: Indices) -> tuple[Indices, Indices, int]:
+        """Which of these take requests, by their place here; how many each may take now (0 or less is none); and
+        how many all of them may."""
+        return _room(numbers, self.accepts, self.limit, self.num_in_flight, self.num_others)
 
     def backlog(self, numbers: Indices, mean_prompt: float, mean_output: float) -> tuple[F64, F64]:
         """Prompt and output tokens that each has to compute. The means are reckoned for each request of others."""
@@ -110,6 +110,21 @@ class ReplicaLoads:
     def outstanding(self) -> tuple[Indices, F64, F64]:
         """The columns that say what each replica has outstanding, for `request_loops`."""
         return self.num_in_flight, self.prompt_tokens, self.output_tokens
+
+
+@compiled(i64s, bools, i64s, i64s, i64s)
+def _room(
+    numbers: Indices, accepts: NDArray[np.bool_], limit: Indices, num_in_flight: Indices, num_others: Indices
+) -> tuple[Indices, Indices, int]:
+    rows, room = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int64)
+    num_rows = total = 0
+    for row in range(len(numbers)):
+        k = numbers[row]
+        if accepts[k]:
+            rows[num_rows], room[num_rows] = row, limit[k] - num_in_flight[k] - num_others[k]
+            total += max(room[num_rows], 0)
+            num_rows += 1
+    return rows[:num_rows], room[:num_rows], total
 
 
 @compiled(i64s, i64s, f64s, i64s, f64s, f64s)

@@ -13,9 +13,9 @@ _MAX_LOGPROBS = 20
 
 
 def checked_prompt(prompt_ids: Sequence[int] | I32) -> I32:
-    """The prompt as one array. Raises RequestError unless it is a non-empty row of token ids."""
+    """The prompt as one array, a copy. Raises RequestError unless it is a non-empty row of token ids."""
     try:
-        prompt = np.asarray(prompt_ids, np.int32)
+        prompt = np.array(prompt_ids, np.int32)
     except (OverflowError, TypeError, ValueError) as error:
         raise RequestError(f"prompt: token ids are integers from 0 to {_MAX_I32} ({error})", "prompt") from error
     if prompt.ndim != 1 or len(prompt) == 0 or prompt.min() < 0:

@@ -56,6 +56,8 @@ class RequestQueue:
             if num_valid < size:  # let the stale ones go, so that none is looked at twice
                 self._ids[self._head + size - num_valid : self._head + size] = window[valid]
                 self._head += size - num_valid
+            if num_valid == size == count:
+                return slots
             if num_valid >= count:
                 return slots[valid][:count]
             size = num_valid + max(count - num_valid, 64)

@@ -5,25 +5,23 @@
 Each attempt at a replica has a generation of its own, so rows of an attempt that was given up match nothing.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.engine.protocol import I32, U8, U64, SubmitBatch
+from ..models.engine.protocol import I32, NO_LOGPROBS, U8, U64, SamplingParams, SubmitBatch
 from . import table_rows
 from .index_pool import IndexPool, Indices
-from .request_loops import NOWHERE, SLOT_BITS, SLOT_MASK, book
-from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request
+from .request_loops import FREE, NOWHERE, SLOT_BITS, SLOT_MASK, begin, book, free, match, renew
+from .sinks import NO_BULK_SINK, BulkSink, BulkSinks, Request, Sink
 from .table_rows import SAMPLING
 from .token_pages import TokenPages
 from .wire_loops import ID_MASK
 
 MAX_REQUESTS = 1 << SLOT_BITS
-_ONE_GENERATION = np.uint64(1 << SLOT_BITS)
-# In the ids of free slots, above all ids: nothing matches them.
-_FREE = np.uint64(1 << 63)
-_FILL = {"replica": NOWHERE, "sink": NO_BULK_SINK, "wire_ids": _FREE, "request_ids": _FREE}
+_FILL = {"replica": NOWHERE, "sink": NO_BULK_SINK, "wire_ids": FREE, "request_ids": FREE}
 _NO_IDS = np.zeros(0, np.int32)
 
 F64 = NDArray[np.float64]
@@ -63,8 +61,8 @@ class RequestTable:
 
     def __init__(self, num_slots: int = 16384) -> None:
         n = num_slots
-        self.wire_ids: U64 = np.arange(n, dtype=np.uint64) | _FREE
-        self.request_ids: U64 = np.full(n, _FREE)
+        self.wire_ids: U64 = np.arange(n, dtype=np.uint64) | FREE
+        self.request_ids: U64 = np.full(n, FREE)
         self.model: I32 = np.zeros(n, np.int32)
         self.replica: I32 = np.full(n, NOWHERE, np.int32)
         self.sink: I32 = np.full(n, NO_BULK_SINK, np.int32)
@@ -101,15 +99,16 @@ class RequestTable:
         return self._pages.num_pages_used
 
     def add(self, batch: SubmitBatch, model: int, now_s: float) -> Indices:
-        """Give requests slots and ids; those of `batch` do not count, and its arrays must not change afterwards."""
+        """Give requests without stop ids slots and ids; those of `batch` do not count, and its arrays must not
+        change afterwards."""
         count = len(batch)
         while self._slots.num_free < count:
             self._grow()
         slots = self._slots.take(count)
-        self._renew(slots)
-        self.request_ids[slots] = self.wire_ids[slots]
-        times = self.submitted_s, self.first_token_s
-        table_rows.begin(slots, model, now_s, self.model, *times, self.num_attempts, self.num_emitted_before)
+        begin(
+            *(slots, model, now_s, self.wire_ids, self.request_ids, self._look, self.model),
+            *(self.submitted_s, self.first_token_s, self.num_attempts, self.num_emitted_before),
+        )
         table_rows.put(
             slots,
             batch.prompt_lens,
@@ -127,15 +126,37 @@ class RequestTable:
         starts = (ends - batch.prompt_lens).tolist()
         for slot, start, end in zip(slots.tolist(), starts, ends.tolist(), strict=True):
             self._prompts[slot] = batch.prompt_ids[start:end]
-        if len(batch.stop_ids):
-            self._keep_stop_ids(slots, batch)
         return slots
 
-    def set_ordinary(self, slot: int, request: Request) -> None:
-        """Its news go to its own sink."""
-        self.sink[slot] = NO_BULK_SINK
-        self.ordinary[slot] = request
-        self._every_row[slot] = request.stream or request.num_top is not None
+    def add_ordinary(
+        self, prompt: I32, params: SamplingParams, sink: Sink, stream: bool, model: int, now_s: float
+    ) -> int:
+        """Give one request, whose news go to its own sink, a slot and an id. The prompt must not change afterwards.
+
+        Not by arrays of one item: those cost several times as much, most of all where caches are cold.
+        """
+        if self._slots.num_free == 0:
+            self._grow()
+        slot = self._slots.take_one()
+        request_id = (int(self.wire_ids[slot]) + (1 << SLOT_BITS)) & int(ID_MASK)
+        self.wire_ids[slot] = self.request_ids[slot] = request_id
+        self.model[slot] = model
+        self.submitted_s[slot], self.first_token_s[slot] = now_s, math.nan
+        self.num_attempts[slot] = self.num_emitted_before[slot] = 0
+        self.prompt_lens[slot], self.max_tokens[slot] = len(prompt), params.max_tokens
+        self.ignore_eos[slot] = params.ignore_eos
+        self._sampling[slot] = (
+            *(params.seed, params.temperature, params.top_k, params.top_p),
+            *(len(params.stop_token_ids), params.num_logprobs),
+        )
+        self._prompts[slot] = prompt
+        if params.stop_token_ids:
+            self._stop_ids[slot] = np.array(params.stop_token_ids, np.int32)
+        num_top = None if params.num_logprobs == NO_LOGPROBS else params.num_logprobs
+        self.ordinary[slot] = Request(request_id, sink, stream, len(prompt), num_top)
+        self._look[slot] = True
+        self._every_row[slot] = stream or num_top is not None
+        return slot
 
     def set_bulk(self, slots: Indices, tags: Indices, sink: BulkSink) -> None:
         """Their news go to one sink."""
@@ -145,28 +166,27 @@ class RequestTable:
 
     def begin_attempt(self, slots: Indices) -> None:
         """New wire ids: rows under the old ones match nothing from here on."""
-        self._renew(slots)
+        renew(slots, self.wire_ids, self._look)
         self.num_emitted_before[slots] = self.num_emitted[slots]
 
     def remove(self, slots: Indices) -> None:
         """Free slots, which differ. Rows under their wire ids match nothing from here on."""
-        self._renew(slots)
-        self.wire_ids[slots] |= _FREE
-        self.bulk_sinks.remove(self.sink[slots])
-        self._pages.clear(slots)
+        pages = self._pages.arrays(0)
+        sinks, num_free = free(
+            *(slots, self.wire_ids, self.request_ids, self.sink, self.replica),
+            *(pages.counts, pages.cursor, pages.previous, pages.free, pages.num_free),
+        )
+        self._pages.pages_left(num_free)
+        self.bulk_sinks.remove(sinks)
         for slot in slots.tolist():
             self._prompts[slot] = None
             self.ordinary.pop(slot, None)
             self._stop_ids.pop(slot, None)
-        self.request_ids[slots] = _FREE
-        self.sink[slots] = NO_BULK_SINK
-        self.replica[slots] = NOWHERE
         self._slots.give(slots)
 
     def match(self, wire_ids: U64) -> tuple[Indices, NDArray[np.bool_]]:
         """The slots of wire ids, and which of these are of a present attempt."""
-        slots = (wire_ids & SLOT_MASK).astype(np.int64)
-        return slots, self.wire_ids.take(slots, mode="clip") == wire_ids
+        return match(wire_ids, self.wire_ids)
 
     def charges(self) -> tuple[I32, Indices, F64, Indices, Indices]:
         """The columns that say what each request still has outstanding at its replica, for `request_loops`."""
@@ -216,16 +236,6 @@ class RequestTable:
     def _asked(self) -> tuple[I32, I32, U8, NDArray[np.void]]:
         """The columns that hold what was asked for, for `table_rows`."""
         return self.prompt_lens, self.max_tokens, self.ignore_eos, self._sampling
-
-    def _renew(self, slots: Indices) -> None:
-        self.wire_ids[slots] = (self.wire_ids[slots] + _ONE_GENERATION) & ID_MASK
-        self._look[slots] = True
-
-    def _keep_stop_ids(self, slots: Indices, batch: SubmitBatch) -> None:
-        stops = np.split(batch.stop_ids, batch.stop_lens.cumsum()[:-1])
-        for slot, stop_ids in zip(slots.tolist(), stops, strict=True):
-            if len(stop_ids):
-                self._stop_ids[slot] = stop_ids
 
     def _grow(self) -> None:
         old = len(self.wire_ids)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from ..models.engine.protocol import I32, NO_LOGPROBS, U64, SamplingParams, SubmitBatch
+from ..models.engine.protocol import I32, U64, SamplingParams
 from ..models.errors import UnknownModelError
 from .addresses import ReplicaAddress, ServiceKeys
 from .clumping import Rate
@@ -27,7 +27,7 @@ from .request_table import RequestTable
 from .router_settings import RouterSettings
 from .router_state import Pool, Replica, release
 from .router_stats import RouterSnapshot
-from .sinks import BulkSink, Request, Sink, TokenChunk
+from .sinks import BulkSink, Sink, TokenChunk
 from .speed import StepLine
 from .speed_prior import SpeedPrior
 from .wire import Output, Refused
@@ -146,16 +146,14 @@ class Router:
             raise ValueError("as many prompts as sampling parameters and sinks")
         if not arrays:
             return []
-        slots = self._admit(state, SubmitBatch.build(range(len(arrays)), arrays, sampling))
-        request_ids: list[int] = self._table.request_ids[slots].tolist()
-        for row, slot in enumerate(slots.tolist()):
-            num_top = sampling[row].num_logprobs
-            request = Request(
-                request_ids[row], sinks[row], stream, len(arrays[row]), None if num_top == NO_LOGPROBS else num_top
-            )
-            self._table.set_ordinary(slot, request)
-        self._queue(state, slots)
-        return request_ids
+        self._dispatcher.admit(state, len(arrays))
+        table, now_s = self._table, self._clock()
+        slots = [
+            table.add_ordinary(prompt, params, sink, stream, state.number, now_s)
+            for prompt, params, sink in zip(arrays, sampling, sinks, strict=True)
+        ]
+        self._queue(state, np.array(slots, np.int64))
+        return [table.ordinary[slot].request_id for slot in slots]
 
     def submit_bulk(
         self,
@@ -185,7 +183,8 @@ class Router:
         tags = np.asarray(tags, np.int64)
         if tags.shape != batch.max_tokens.shape:
             raise ValueError("as many tags as prompts")
-        slots = self._admit(state, batch)
+        self._dispatcher.admit(state, len(batch))
+        slots = self._table.add(batch, state.number, self._clock())
         self._table.set_bulk(slots, tags, sink)
         self._queue(state, slots)
         return self._table.request_ids[slots]
@@ -218,6 +217,10 @@ class Router:
         (`RouterSettings.max_clump_s`), call again after `next_flush_s`."""
         self._has_pending = False
         self._dispatcher.flush()
+
+    def give_way(self) -> None:
+        """After waking another process: see `Dispatcher.give_way`."""
+        self._dispatcher.give_way()
 
     def next_flush_s(self) -> float:
         """Seconds until messages that are held back are due; infinite when there are none."""
@@ -285,11 +288,6 @@ class Router:
             served = ", ".join(sorted(self._models)) or "none"
             raise UnknownModelError(f"model {name!r} is not served here; these are: {served}", "model")
         return model
-
-    def _admit(self, model: Model, batch: SubmitBatch) -> Indices:
-        """Into the table, or an error."""
-        self._dispatcher.admit(model, len(batch))
-        return self._table.add(batch, model.number, self._clock())
 
     def _queue(self, model: Model, slots: Indices) -> None:
         model.enqueue(slots)
@@ -375,7 +373,7 @@ class Router:
         again = slots[sent & ~is_lost]
         model.num_continued += len(again)
         model.num_continued_tokens += int((self._table.prompt_lens[again] + self._table.num_emitted[again]).sum())
-        model.num_continued_left += float(model.expected_tokens(again).sum())
+        model.num_continued_left += float(model.expected_tokens(again)[1].sum())
         lost = f"{self.settings.max_attempts} replicas were lost under this request"
         self._delivery.fail(model, slots[is_lost], f"{lost}; the last: {replica.reason}")
         self._set_pending()

@@ -176,8 +176,10 @@ class Replica:
         return slots, sent
 
     def note_step_end(self, output: Output, now_s: float) -> None:
-        """An Output came: with work left, the next step began when it was sent."""
+        """An Output came. Learn from its step how fast the replica is; with work left, the next step began when it
+        was sent."""
         loads, number = self.loads, self.number
+        self._learn_speed(output.outputs.step)
         self._shortest_step_s = observe_shortest_step(self._shortest_step_s, output.outputs.step.step_s)
         began_s = self._arrivals.at_s(output.sent_s, now_s) - float(loads.delay_s[number])
         if not output.num_in_flight:
@@ -212,15 +214,17 @@ class Replica:
         self.status_s = now_s
         self.note_in_flight(status.stats.num_running + status.stats.num_waiting)
 
-    def book_step(self, step: StepRecord, num_tokens: int) -> None:
-        """Learn from one step: its speed, and `num_tokens` that are no longer outstanding."""
-        number, loads, line = self.number, self.loads, self.pool.line
+    def book_tokens(self, num_tokens: int) -> None:
+        """So many have come, and are no longer outstanding."""
+        self.loads.output_tokens[self.number] -= num_tokens
+        self.num_output_tokens += num_tokens
+
+    def _learn_speed(self, step: StepRecord) -> None:
+        loads, line = self.loads, self.pool.line
         num_prompt, num_decode = step.num_prefill_tokens, step.num_decode_tokens
         line.observe(num_prompt, num_decode, step.step_s)
-        slowness = float(loads.slowness[number])
-        loads.slowness[number] = observe_step(slowness, line.costs, num_prompt, num_decode, step.step_s)
-        loads.output_tokens[number] -= num_tokens
-        self.num_output_tokens += num_tokens
+        slowness = float(loads.slowness[self.number])
+        loads.slowness[self.number] = observe_step(slowness, line.costs, num_prompt, num_decode, step.step_s)
 
     def snapshot(self, now_s: float) -> ReplicaSnapshot:
         loads, number = self.loads, self.number

@@ -120,6 +120,8 @@ class BulkSinks:
 
     def remove(self, numbers: NDArray[np.int32]) -> None:
         """One request less of each; NO_BULK_SINK counts for none."""
+        if not self._sinks:
+            return
         if len(numbers) and (numbers == numbers[0]).all():
             self._leave(int(numbers[0]), len(numbers))
             return

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 from ..models.compiled import (
     compiled,
     f32s_in,
-    f64,
-    f64s,
     i8s_in,
     i32s,
     i32s_in,
-    i64,
     i64s,
     records,
     u8s,
@@ -35,7 +32,6 @@ SAMPLING = np.dtype(
     align=True,
 )
 
-F64 = NDArray[np.float64]
 I8 = NDArray[np.int8]
 Samplings = NDArray[np.void]
 
@@ -97,20 +93,3 @@ def take(
         num_more += num_emitted[slot] + kept.stop_lens
     asked = longest_R, temperature_R, top_k_R, top_p_R, seed_R, ignore_R, num_logprobs_R, stop_lens_R
     return lens_R, asked, num_more
-
-
-@compiled(i64s, i64, f64, i32s, f64s, f64s, i32s, i64s)
-def begin(
-    slots_R: Indices,
-    number: int,
-    now_s: float,
-    model: I32,
-    submitted_s: F64,
-    first_token_s: F64,
-    num_attempts: I32,
-    num_emitted_before: Indices,
-) -> None:
-    """A model's requests come now."""
-    for slot in slots_R:
-        model[slot], submitted_s[slot], first_token_s[slot] = number, now_s, np.nan
-        num_attempts[slot] = num_emitted_before[slot] = 0

@@ -26,7 +26,7 @@ class PageArrays(NamedTuple):
 
 
 class TokenPages:
-    """`counts[slot]` tokens of each slot. `request_loops.book` appends them."""
+    """`counts[slot]` tokens of each slot. `request_loops.book` appends them, and `free` clears a slot."""
 
     def __init__(self, num_slots: int, num_pages: int = 256) -> None:
         self.counts: NDArray[np.int64] = np.zeros(num_slots, np.int64)
@@ -67,16 +67,6 @@ class TokenPages:
             count -= in_page
             end = (int(self._previous[page]) + 1) << PAGE_BITS
         return parts[0].copy() if len(parts) == 1 else np.concatenate(parts[::-1])
-
-    def clear(self, slots: Indices) -> None:
-        """Forget the tokens of slots, which differ."""
-        pages = (self._cursor[slots[self.counts[slots] > 0]] - 1) >> PAGE_BITS
-        while len(pages):
-            self._pages.give(pages)
-            pages = self._previous[pages]
-            pages = pages[pages >= 0]
-        self.counts[slots] = 0
-        self._cursor[slots] = 0
 
     def grow(self, num_slots: int) -> None:
         more = num_slots - len(self.counts)

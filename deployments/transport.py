@@ -40,9 +40,10 @@ FAREWELL_LINGER_MS = 500
 ENDS_WITHIN_S = 3.0
 MAX_MESSAGE_BYTES = 1 << 30
 
-# For each message: `send_multipart` would try each frame's type, and combine flags that are enums.
-_send_frame = zmq.backend.Socket.send
+# For each message: `send_multipart` would try each frame's type, and all combine flags and options that are enums.
+_send_frame, _receive_frame, _option = zmq.backend.Socket.send, zmq.backend.Socket.recv, zmq.backend.Socket.get
 _LAST, _NOT_LAST, _POLLIN = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
+_NO_WAIT, _MORE = _LAST, int(zmq.RCVMORE)
 
 
 def _new_socket(context: zmq.Context[zmq.Socket[bytes]], own_id: str) -> zmq.Socket[bytes]:
@@ -92,7 +93,10 @@ def _receive(router: zmq.Socket[bytes]) -> tuple[bytes, Frames] | None:
     if not _is_readable(router):  # many times cheaper than the exception that would tell
         return None
     try:
-        peer, *frames = router.recv_multipart(zmq.NOBLOCK)
+        peer = _receive_frame(router, _NO_WAIT)
+        frames: Frames = []
+        while _option(router, _MORE):
+            frames.append(_receive_frame(router, _NO_WAIT))
     except zmq.Again:
         return None
     return peer, frames

@@ -158,6 +158,11 @@ class Generation:
         self._cancelled = True
         self._wake.set()
 
+    async def let_leave(self) -> None:
+        """What was written in this turn of the loop leaves at its end; then whoever reads it may go first."""
+        await asyncio.sleep(0)
+        self._router.give_way()
+
     async def deltas(self) -> AsyncGenerator[list[Delta]]:
         """News as they come: all that has come since the last look.
 

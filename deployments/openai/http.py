@@ -22,7 +22,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 CLIENT_GONE_STATUS = 499  # nobody reads it; it keeps logs honest
 
 
-def build_http_app(api: OpenAIApi, is_ready: Callable[[], bool], max_body_bytes: int) -> Starlette:
+def build_http_app(api: OpenAIApi, is_ready: Callable[[], bool], max_body_bytes: int) -> "HttpApp":
     """All routes.
 
     Args:
@@ -45,7 +45,7 @@ def build_http_app(api: OpenAIApi, is_ready: Callable[[], bool], max_body_bytes:
         "/v1/chat/completions": completions.chat,
         "/v1/completions": completions.complete,
     }
-    return _Application(
+    return HttpApp(
         posts,
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
@@ -57,17 +57,17 @@ def build_http_app(api: OpenAIApi, is_ready: Callable[[], bool], max_body_bytes:
     )
 
 
-class _Application(Starlette):
+class HttpApp(Starlette):
     """Starlette, but `posts` (endpoints by path) go without its layers, which cost each chunk of a stream."""
 
     def __init__(self, posts: Mapping[str, Endpoint], **settings: Any) -> None:
         super().__init__(**settings)
-        self._posts = posts
+        self.posts = posts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = None
         if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
-            endpoint = self._posts.get(scope["path"])
+            endpoint = self.posts.get(scope["path"])
         if endpoint is None:
             await super().__call__(scope, receive, send)
         else:

@@ -56,10 +56,12 @@ class EventStream(Response):
         try:
             async with watching_client(receive, generation.cancel):
                 async for chunks in self._started.chunks():
-                    if not self.begun:
-                        self.begun = True
+                    is_first, self.begun = not self.begun, True
+                    if is_first:
                         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                     await _send_body(send, b"".join(map(_event, chunks)), more=True)
+                    if is_first:
+                        await generation.let_leave()
             if not generation.cancelled:
                 await _send_body(send, DONE)
         except NfoldError as error:

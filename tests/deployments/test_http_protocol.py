@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from nfold.deployments.http_protocol import GatewayProtocol, use_for_servers
+from nfold.deployments.http_protocol import GatewayProtocol, Shortcut, use_for_servers
 from ray.serve._private.http_util import parse_disconnect_disabled_header
-from starlette.types import Message, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -40,11 +41,9 @@ class RecordingTransport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-def writes_of(
-    messages: Sequence[Message], requests: Sequence[bytes] = (REQUEST,), scopes: list[Scope] | None = None
-) -> list[bytes]:
-    """What a connection writes when its application answers each request so; a pause lets the loop turn. `scopes`
-    takes what the application was called with."""
+def answering(messages: Sequence[Message], scopes: list[Scope] | None = None) -> ASGIApp:
+    """An application that answers each request so; a pause lets the loop turn. `scopes` takes what it was called
+    with."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scopes is not None:
@@ -54,7 +53,16 @@ def writes_of(
                 for _ in range(3):
                     await asyncio.sleep(0)
             else:
-                await send(message)
+                await send(dict(message))
+
+    return app
+
+
+def writes_of(
+    messages: Sequence[Message], requests: Sequence[bytes] = (REQUEST,), scopes: list[Scope] | None = None
+) -> list[bytes]:
+    """What a connection writes when its application answers so."""
+    app = answering(messages, scopes)
 
     async def go() -> list[bytes]:
         config = Config(lambda: app, factory=True, log_config=None)
@@ -112,8 +120,44 @@ def test_serve_does_not_watch_for_clients_that_go() -> None:
 def test_servers_take_this_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", protocols := {})
     monkeypatch.setattr("nfold.deployments.http_protocol.HTTP_PROTOCOLS", protocols)
-    use_for_servers()
+    monkeypatch.setattr(GatewayProtocol, "near", None)
+    use_for_servers(app := Starlette(), ["/x"])
+    assert GatewayProtocol.near == (app, ["/x"])
     config = Config("nowhere:app", factory=True, log_config=None)
     config.app = lambda: None
     config.load()
     assert config.http_protocol_class is GatewayProtocol
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_near"), [("POST", "/x", True), ("GET", "/x", False), ("POST", "/y", False)]
+)
+def test_only_posts_to_its_paths_take_the_shortcut(method: str, path: str, is_near: bool) -> None:
+    near: list[Scope] = []
+    far: list[Scope] = []
+    shortcut = Shortcut(answering([], near), ["/x"], answering([], far))
+    asyncio.run(_call(shortcut, {"type": "http", "method": method, "path": path, "headers": []}))
+    assert (len(near), len(far)) == ((1, 0) if is_near else (0, 1))
+
+
+def test_what_takes_the_shortcut_has_a_request_id() -> None:
+    shortcut = Shortcut(answering([START, piece(b"", more=False)]), ["/x"], answering([]))
+    scope: Scope = {"type": "http", "method": "POST", "path": "/x", "headers": []}
+    given = {**scope, "headers": [(b"x-request-id", b"mine")]}
+    assert dict(asyncio.run(_call(shortcut, given))[0]["headers"])[b"x-request-id"] == b"mine"
+    ids = {dict(asyncio.run(_call(shortcut, scope))[0]["headers"])[b"x-request-id"] for _ in range(2)}
+    assert len(ids) == 2
+
+
+async def _call(app: Shortcut, scope: Scope) -> list[Message]:
+    """What it sends."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent

@@ -3,7 +3,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from nfold.deployments.request_table import RequestTable
-from nfold.deployments.sinks import Request
 from nfold.models.engine.protocol import I32, U8, SamplingParams, SubmitBatch
 
 
@@ -16,11 +15,8 @@ class Deaf:
 
 def add(table: RequestTable, *streams: bool, prompt: Sequence[int] = (1,)) -> list[int]:
     """The slots of one ordinary request each."""
-    batch = SubmitBatch.build(range(len(streams)), [prompt] * len(streams), [SamplingParams(1000)] * len(streams))
-    slots = table.add(batch, 0, 0.0).tolist()
-    for slot, stream in zip(slots, streams, strict=True):
-        table.set_ordinary(slot, Request(int(table.request_ids[slot]), lambda chunk: None, stream, 1, None))
-    return slots
+    ids = np.array(prompt, np.int32)
+    return [table.add_ordinary(ids, SamplingParams(1000), lambda chunk: None, stream, 0, 0.0) for stream in streams]
 
 
 def ids(table: RequestTable, slots: Sequence[int]) -> list[int]:
@@ -153,7 +149,11 @@ def test_everything_about_sampling_travels(table: RequestTable) -> None:
         SamplingParams(9, stop_token_ids=(6,)),
     ]
     asked = SubmitBatch.build(range(3), [[1], [2], [3]], params)
-    slots = table.add(asked, 0, 0.0)
+    one_by_one = [
+        table.add_ordinary(np.array([row + 1], np.int32), each, lambda chunk: None, False, 0, 0.0)
+        for row, each in enumerate(params)
+    ]
+    slots = array(*one_by_one)
 
     for order in ([0, 1, 2], [2, 0, 1]):
         batch = table.batch(slots[order])
@@ -170,6 +170,32 @@ def test_everything_about_sampling_travels(table: RequestTable) -> None:
             assert getattr(batch, name).tolist() == getattr(asked, name)[order].tolist(), name
             assert getattr(batch, name).dtype == getattr(asked, name).dtype
         assert batch.stop_ids.tolist() == ([4, 5, 6] if order == [0, 1, 2] else [6, 4, 5])
+
+
+def test_requests_in_bulk_are_like_ordinary_ones(table: RequestTable) -> None:
+    params = [SamplingParams(7, 0.5, seed=1 << 63, ignore_eos=True), SamplingParams(8)]
+    ordinary = [
+        table.add_ordinary(np.array([row, 9], np.int32), each, lambda chunk: None, False, 0, 0.0)
+        for row, each in enumerate(params)
+    ]
+    bulk = table.add(SubmitBatch.build(range(2), [[0, 9], [1, 9]], params), 0, 0.0)
+
+    batch = table.batch(array(*ordinary, *bulk.tolist()))
+
+    assert batch.prompt_ids.tolist() == [0, 9, 1, 9] * 2
+    assert len(set(batch.request_ids.tolist())) == 4
+    for name in (
+        "prompt_lens",
+        "max_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "seed",
+        "ignore_eos",
+        "num_logprobs",
+    ):
+        values = getattr(batch, name).tolist()
+        assert values[:2] == values[2:], name
 
 
 def test_bulk_sinks_are_let_go_with_their_last_request(table: RequestTable) -> None:

@@ -57,6 +57,8 @@ class ScriptedRouter:
             raise OverloadedError("the queue is full", 1.0)
         return self.submit_many(model, [prompt], [sampling], [sink], stream)[0]
 
+    def give_way(self) -> None: ...
+
     def flush(self) -> None:
         """Nothing is ever held back."""
 
