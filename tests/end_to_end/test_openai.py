@@ -330,8 +330,14 @@ def pid_of(replica_id: str) -> int:
     return next(int(state["Pid"]) for state in actors().values() if state["Name"].endswith(replica_id))
 
 
-def test_taking_down_leaves_no_replica_and_no_rank(service: ServiceConfig) -> None:
+def test_taking_down_cuts_no_stream_and_leaves_no_replica_and_no_rank(
+    service: ServiceConfig, client: OpenAI
+) -> None:
+    streams = Streams(client, max_tokens=3000)
+    expected = [answer.result(60) for answer in streams.start()]
+    answers = streams.start()
     take_down(service.name)
+    assert [answer.result(60) for answer in answers] == expected
 
     def leftovers() -> list[str]:
         return [state["ActorClassName"] for state in actors().values() if state["State"] == "ALIVE"]
