@@ -139,16 +139,26 @@ class Drive:
             self.num_ended += len(done)
             self.num_failed += int(np.isin(finish, _FAILED).sum())
 
+    def queue_backlog(self) -> None:
+        """Submit all that may be open before any of it is sent, as an Offline query comes. In portions, engines
+        would begin with nearly empty batches, whose short steps are more than a small machine can simulate."""
+        while self._submit(self.elapsed_s):
+            pass
+
     def submit_due(self) -> None:
         """All that is due, unless that was done a moment ago."""
-        now_s = self.elapsed_s
-        if now_s - self._submit_s < SUBMIT_EVERY_S or self.num_submitted == len(self.requests):
-            return
+        if self.elapsed_s - self._submit_s >= SUBMIT_EVERY_S:
+            self._submit(self.elapsed_s)
+
+    def _submit(self, now_s: float) -> bool:
+        """What is due now, or a portion of it. False when there is nothing."""
         first = self.num_submitted
+        if first == len(self.requests):
+            return False
         last = int(np.searchsorted(self.requests.due_s, now_s, side="right"))
         last = min(last, self.num_ended + self._max_open)
         if last <= first:
-            return
+            return False
         self._submit_s = now_s
         wanted = self.requests
         lens = wanted.prompt_lens[first:last]
@@ -166,6 +176,7 @@ class Drive:
             self,
         )
         self.num_submitted = last
+        return True
 
     def next_due_s(self) -> float:
         """Seconds until the next request may be due."""

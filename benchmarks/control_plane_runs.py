@@ -39,6 +39,8 @@ def saturate(
             _drive(fleet, stack, group, _endless(group, times, seed + number), max_open=_max_open(group))
             for number, group in enumerate(groups)
         ]
+        for drive in drives:
+            drive.queue_backlog()
         windows = run_windows(drives, fleet.meter, times.warmup_s, times.window_s, progress, settle_s=0.0)
         _check(drives)
     return windows

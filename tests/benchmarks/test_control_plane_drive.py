@@ -64,6 +64,18 @@ def test_no_more_are_open_than_allowed() -> None:
     assert most_open == 4
 
 
+def test_a_backlog_is_queued_as_a_whole_before_any_of_it_is_sent() -> None:
+    with Rig() as rig:
+        router = rig.router(*replicas_of(rig, 1))
+        drive = Drive(router, "m", make_requests(30), Prompts(1000), max_open=20)
+        drive.queue_backlog()
+        assert drive.num_submitted == 20
+        [model] = router.snapshot().models
+        assert (model.num_queued, model.num_in_flight) == (20, 0)
+        run_to_end([drive], lambda line: None, timeout_s=20.0)
+    assert drive.ended
+
+
 def test_a_window_counts_what_came_within_it() -> None:
     with Rig() as rig:
         router = rig.router(*replicas_of(rig, 1))
