@@ -1,6 +1,6 @@
 """What the serving path costs: the bare engine against router and HTTP gateway, in one run.
 
-    python benchmarks/overhead.py [--checkpoint DIR] [--slots 32] [--window 15] [--rounds 3]
+    python benchmarks/overhead.py [--checkpoint DIR] [--slots 32] [--window 12] [--rounds 7]
 
 The same model runs twice on the same core: bare in a process of its own, and as the one replica of a local cluster.
 The two take turns, so one always idles while the other works; everything else is kept to the other cores. Paths:
@@ -232,9 +232,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--slots", type=int, default=32, help="requests in one engine step")
     parser.add_argument("--warmup", type=float, default=5.0, help="seconds")
-    parser.add_argument("--window", type=float, default=15.0, help="seconds")
+    parser.add_argument("--window", type=float, default=12.0, help="seconds")
     parser.add_argument("--samples", type=int, default=100, help="requests per TTFT figure")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7, help="the machine drifts: fewer say little")
     parser.add_argument("--port", type=int, default=8730)
     args = parser.parse_args()
     args.concurrency = args.slots + args.slots // 4
