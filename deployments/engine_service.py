@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -136,7 +135,6 @@ class EngineService:
             while self._attend():
                 if self._engine.has_work():
                     self._send_outputs(self._step())
-                    os.sched_yield()  # to ZeroMQ's thread, which has yet to send, where both have one core
                 else:
                     self._socket.wait(self._status_due_s - self._mark_s)
                     self._idle_s += self._lap()
