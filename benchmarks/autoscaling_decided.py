@@ -33,7 +33,7 @@ def config_of(port: int) -> NfoldConfig:
     nodes = {"accelerator": ACCELERATOR, "accelerators": 1, "nodes": 1, "max_nodes": MOST}
     scaling = {
         "max_nodes": MOST,
-        "idle_before_removal_s": 30,  # the clients begin together, so their demand comes in waves of some 20 s
+        "idle_before_removal_s": 30,  # longer than the waves in which clients that began together ask
         "provision_s": 10,
         "load_s": 10,
         "backlog_within_s": 30,

@@ -142,17 +142,17 @@ class Drive:
     def queue_backlog(self) -> None:
         """Submit all that may be open before any of it is sent, as an Offline query comes. In portions, engines
         would begin with nearly empty batches, whose short steps are more than a small machine can simulate."""
-        while self._submit(self.elapsed_s):
+        while self._submit():
             pass
 
     def submit_due(self) -> None:
         """All that is due, unless that was done a moment ago."""
         if self.elapsed_s - self._submit_s >= SUBMIT_EVERY_S:
-            self._submit(self.elapsed_s)
+            self._submit()
 
-    def _submit(self, now_s: float) -> bool:
+    def _submit(self) -> bool:
         """What is due now, or a portion of it. False when there is nothing."""
-        first = self.num_submitted
+        now_s, first = self.elapsed_s, self.num_submitted
         if first == len(self.requests):
             return False
         last = int(np.searchsorted(self.requests.due_s, now_s, side="right"))

@@ -93,7 +93,7 @@ class Shortcut:
 
     def __init__(self, near: ASGIApp, paths: Collection[str], far: ASGIApp) -> None:
         self._near = near
-        self._paths = frozenset(paths)
+        self._paths = paths
         self._far = far
         self._name, self._numbers = uuid.uuid4().hex.encode(), itertools.count()
 

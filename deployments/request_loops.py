@@ -1,4 +1,4 @@
-"""What messages bring for a table's requests, a compiled loop each.
+"""What a table's requests go through, from begin to free, a compiled loop each.
 
 Columns are by slot, `_R` arrays by row, `_K` by replica.
 """

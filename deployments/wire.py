@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from ..models.engine.protocol import F32, I32, U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
+from ..models.engine.protocol import U64, EngineStats, StepOutputs, StepRecord, SubmitBatch
 from .array_frame import ArrayFrame, Arrays, WireError, pack
 from .step_account import NO_STEPS, StepTotals
 from .wire_loops import (
@@ -214,10 +214,9 @@ _FAULTS = {
     BAD_IDS: "request ids are too large or come twice",
 }
 
+# Of steps without logprobs, most of which have fewer rows.
 _NANS = np.full(1024, np.nan, np.float32)
-_NO_TOP_IDS, _NO_TOP_LOGPROBS = np.zeros((1024, 0), np.int32), np.zeros((1024, 0), np.float32)
-for _each in (_NANS, _NO_TOP_IDS, _NO_TOP_LOGPROBS):
-    _each.flags.writeable = False
+_NANS.flags.writeable = False
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[_Header] = msgspec.msgpack.Decoder(_Header)
@@ -300,7 +299,8 @@ def _decode_output(header: _OutputHeader, frame: ArrayFrame) -> Output:
         logprobs = frame.f32(r)
         top_ids, top_logprobs = frame.i32(r * k).reshape(r, k), frame.f32(r * k).reshape(r, k)
     else:
-        logprobs, top_ids, top_logprobs = _no_logprobs(r)
+        logprobs = _NANS[:r] if r <= len(_NANS) else np.full(r, np.nan, np.float32)
+        top_ids, top_logprobs = np.zeros((r, 0), np.int32), np.zeros((r, 0), np.float32)
     finish = frame.u8(r)
     frame.end()
     step = StepRecord(
@@ -308,13 +308,6 @@ def _decode_output(header: _OutputHeader, frame: ArrayFrame) -> Output:
     )
     outputs = StepOutputs(request_ids, token_ids, finish, logprobs, top_ids, top_logprobs, step)
     return Output(outputs, header.num_in_flight, header.sent_s, header.intake)
-
-
-def _no_logprobs(r: int) -> tuple[F32, I32, F32]:
-    """As if none had been asked for. Mostly views of a few constants."""
-    if r > len(_NANS):
-        return np.full(r, np.nan, np.float32), np.zeros((r, 0), np.int32), np.zeros((r, 0), np.float32)
-    return _NANS[:r], _NO_TOP_IDS[:r], _NO_TOP_LOGPROBS[:r]
 
 
 def _encode_submit(batch: SubmitBatch) -> Frames:

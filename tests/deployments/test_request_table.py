@@ -5,6 +5,9 @@ import pytest
 from nfold.deployments.request_table import RequestTable
 from nfold.models.engine.protocol import I32, U8, SamplingParams, SubmitBatch
 
+# What is asked for, by its names in a SubmitBatch.
+ASKED = ("max_tokens", "temperature", "top_k", "top_p", "seed", "ignore_eos", "num_logprobs", "stop_lens")
+
 
 class Deaf:
     """A bulk sink."""
@@ -17,6 +20,19 @@ def add(table: RequestTable, *streams: bool, prompt: Sequence[int] = (1,)) -> li
     """The slots of one ordinary request each."""
     ids = np.array(prompt, np.int32)
     return [table.add_ordinary(ids, SamplingParams(1000), lambda chunk: None, stream, 0, 0.0) for stream in streams]
+
+
+def add_each(
+    table: RequestTable, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The slots of one ordinary request each, with its own prompt and sampling."""
+    each = zip(prompts, params, strict=True)
+    return array(
+        *(
+            table.add_ordinary(np.array(ids, np.int32), asked, lambda chunk: None, False, 0, 0.0)
+            for ids, asked in each
+        )
+    )
 
 
 def ids(table: RequestTable, slots: Sequence[int]) -> list[int]:
@@ -149,24 +165,11 @@ def test_everything_about_sampling_travels(table: RequestTable) -> None:
         SamplingParams(9, stop_token_ids=(6,)),
     ]
     asked = SubmitBatch.build(range(3), [[1], [2], [3]], params)
-    one_by_one = [
-        table.add_ordinary(np.array([row + 1], np.int32), each, lambda chunk: None, False, 0, 0.0)
-        for row, each in enumerate(params)
-    ]
-    slots = array(*one_by_one)
+    slots = add_each(table, [[1], [2], [3]], params)
 
     for order in ([0, 1, 2], [2, 0, 1]):
         batch = table.batch(slots[order])
-        for name in (
-            "max_tokens",
-            "temperature",
-            "top_k",
-            "top_p",
-            "seed",
-            "ignore_eos",
-            "num_logprobs",
-            "stop_lens",
-        ):
+        for name in ASKED:
             assert getattr(batch, name).tolist() == getattr(asked, name)[order].tolist(), name
             assert getattr(batch, name).dtype == getattr(asked, name).dtype
         assert batch.stop_ids.tolist() == ([4, 5, 6] if order == [0, 1, 2] else [6, 4, 5])
@@ -174,26 +177,15 @@ def test_everything_about_sampling_travels(table: RequestTable) -> None:
 
 def test_requests_in_bulk_are_like_ordinary_ones(table: RequestTable) -> None:
     params = [SamplingParams(7, 0.5, seed=1 << 63, ignore_eos=True), SamplingParams(8)]
-    ordinary = [
-        table.add_ordinary(np.array([row, 9], np.int32), each, lambda chunk: None, False, 0, 0.0)
-        for row, each in enumerate(params)
-    ]
-    bulk = table.add(SubmitBatch.build(range(2), [[0, 9], [1, 9]], params), 0, 0.0)
+    prompts = [[0, 9], [1, 9]]
+    ordinary = add_each(table, prompts, params)
+    bulk = table.add(SubmitBatch.build(range(2), prompts, params), 0, 0.0)
 
-    batch = table.batch(array(*ordinary, *bulk.tolist()))
+    batch = table.batch(np.concatenate([ordinary, bulk]))
 
     assert batch.prompt_ids.tolist() == [0, 9, 1, 9] * 2
     assert len(set(batch.request_ids.tolist())) == 4
-    for name in (
-        "prompt_lens",
-        "max_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "seed",
-        "ignore_eos",
-        "num_logprobs",
-    ):
+    for name in ("prompt_lens", *ASKED):
         values = getattr(batch, name).tolist()
         assert values[:2] == values[2:], name
 
