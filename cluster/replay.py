@@ -17,7 +17,6 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from ..deployments.dispatch import LOOK_AHEAD
 from ..deployments.length_prediction import LengthPrediction
 from ..deployments.router_settings import RouterSettings
 from ..deployments.routing_policy import limit_in_flight
@@ -30,7 +29,7 @@ from ..models.engine.simulated.virtual import VirtualEngine
 from .ledger import ModelCounters
 from .recording import Recording
 from .replay_books import ReplayBooks
-from .replay_policies import FleetView, Policy
+from .replay_policies import LOOKS_AHEAD, FleetView, Policy
 from .replay_result import ReplayResult
 
 F64 = NDArray[np.float64]
@@ -83,9 +82,12 @@ class _Replay:
         count, num = len(recording), len(fleet)
         self._recording = recording
         self._policy = policy
+        self._look_ahead = LOOKS_AHEAD.get(policy, 0)
         self._engines = [VirtualEngine(one.profile, one.scenario, one.slowness, one.faults) for one in fleet]
-        lines = {one.profile.name: _baseline_line(one) for one in fleet}
-        self._lines = [lines[one.profile.name] for one in fleet]
+        pools = list(dict.fromkeys(one.profile.name for one in fleet))
+        self._pool_of = np.array([pools.index(one.profile.name) for one in fleet], np.int64)
+        by_pool = {one.profile.name: _baseline_line(one) for one in fleet}
+        self._lines = [by_pool[pool] for pool in pools]
         longest = min(one.profile.max_model_len for one in fleet)
         self._first_sequences = known_sequences(recording.prompt_lens, recording.answer_lens, longest)
         self._sequences = self._first_sequences.copy()
@@ -167,10 +169,11 @@ class _Replay:
         total = int(np.maximum(room, 0).sum())
         if total == 0:
             return
-        head = self._queue[self._head : self._head + 2 * total + LOOK_AHEAD]
+        num_shown = total + self._look_ahead
+        head = self._queue[self._head : self._head + num_shown]
         prompt_lens = self._recording.prompt_lens[head]
         expected = self._answers.expected(prompt_lens, np.full(len(prompt_lens), MAX_TOKENS))
-        costs = token_costs([line.costs for line in self._lines], self._slowness, self._full_batch)
+        costs = token_costs([line.costs for line in self._lines], self._slowness, self._full_batch, self._pool_of)
         view = FleetView(
             room=room,
             in_flight=self._in_flight,
@@ -183,7 +186,8 @@ class _Replay:
         )
         picked, chosen = self._policy(view, prompt_lens, expected)
         requests = head[picked]
-        head[len(picked) :] = np.delete(head, picked)
+        if len(picked) < len(head):
+            head[len(picked) :] = np.delete(head, picked)
         self._head += len(picked)
         self._replica[requests] = chosen
         self._handed_s[requests] = now_s
@@ -239,7 +243,7 @@ class _Replay:
         self._books.add_tokens(replica, len(new.ids))
         if engine.has_work:
             self._begin_step(replica, now_s)
-        line = self._lines[replica]
+        line = self._lines[self._pool_of[replica]]
         line.observe(work.num_prefill_tokens, work.num_decode_tokens, step_s)
         self._slowness[replica] = observe_step(
             float(self._slowness[replica]), line.costs, work.num_prefill_tokens, work.num_decode_tokens, step_s

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..deployments.dispatch import LOOK_AHEAD
 from ..deployments.routing_policy import assign, longest_first, tail_room, weigh
 from ..deployments.speed import TokenCosts
 
@@ -78,6 +79,10 @@ def finite_batch(view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I64,
     order = longest_first(expected)
     chosen = assign(costs[order], replace(candidates, room=room))
     return order[: len(chosen)], chosen
+
+
+# What these choose from, beyond as many requests as there is room for.
+LOOKS_AHEAD: dict[Policy, int] = {finite_batch: LOOK_AHEAD}
 
 
 def least_outstanding(view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I64, I64]:

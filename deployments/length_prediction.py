@@ -10,6 +10,8 @@ from there on, R(e) = S(e) + S(e + 1) + ...:
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.compiled import compiled, f64_table, f64s, i64s
+
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
@@ -72,25 +74,15 @@ class LengthPrediction:
     def remaining(self, prompt_lens: Lens, emitted: Lens, max_tokens: Lens) -> F64:
         """[N] tokens expected after those already emitted, at least 1 and at most what `max_tokens` leaves."""
         self._refresh()
-        tokens = self._remaining_in(np.full(len(prompt_lens), _ANY_PROMPT), emitted, max_tokens)
-        if self._share.any():
-            bucket = _bucket(prompt_lens)
-            share = self._share[bucket]
-            tokens += share * (self._remaining_in(bucket, emitted, max_tokens) - tokens)
-        return np.maximum(tokens, 1.0)
+        prompt_lens, emitted, max_tokens = (
+            np.ascontiguousarray(array, np.int64) for array in (prompt_lens, emitted, max_tokens)
+        )
+        return _remaining(prompt_lens, emitted, max_tokens, self._survival, self._rest, self._share, _EDGES)
 
     def longest_of(self, num_answers: F64 | I64) -> F64:
         """[K] tokens that of so many answers about one exceeds."""
         self._refresh()
         return np.interp(-1.0 / np.maximum(num_answers, 1.0), -self._survival[_ANY_PROMPT], _EDGES)
-
-    def _remaining_in(self, rows: I64, emitted: Lens, max_tokens: Lens) -> F64:
-        begin = np.minimum(emitted, _EDGES[-2])
-        end = np.minimum(np.maximum(max_tokens, begin), _EDGES[-1])
-        bins, part = _places(begin)
-        survival = np.maximum(_between(self._survival, rows, bins, part), 1e-300)
-        tokens = _between(self._rest, rows, bins, part) - _between(self._rest, rows, *_places(end))
-        return np.minimum(tokens / survival, np.maximum(max_tokens - emitted, 1))
 
     def _refresh(self) -> None:
         if self._num_new <= _REFRESH_SHARE * self._weight:
@@ -105,16 +97,31 @@ def _bucket(prompt_lens: Lens) -> I64:
     return np.minimum(np.log2(np.maximum(prompt_lens, 1)).astype(np.int64), _NUM_PROMPT_BUCKETS - 1)
 
 
-def _places(tokens: F64) -> tuple[I64, F64]:
-    """[N] the bin that each falls into, and how far."""
-    bins = np.minimum(_EDGES.searchsorted(tokens, side="right") - 1, _NUM_BINS - 1)
-    return bins, (tokens - _EDGES[bins]) / _WIDTHS[bins]
-
-
-def _between(table: F64, rows: I64, bins: I64, part: F64) -> F64:
-    """Linear between edges."""
-    left = table[rows, bins]
-    return left + (table[rows, bins + 1] - left) * part
+@compiled(i64s, i64s, i64s, f64_table, f64_table, f64s, f64s)
+def _remaining(
+    prompt_lens: I64, emitted: I64, max_tokens: I64, survival: F64, rest: F64, share: F64, edges: F64
+) -> F64:
+    """See `LengthPrediction.remaining`; `survival` and `rest` as `_tables` makes them, linear between edges."""
+    remaining = np.empty(len(prompt_lens))
+    any_prompt, last = len(share), len(edges) - 2
+    for i in range(len(remaining)):
+        begin = min(float(emitted[i]), edges[last])
+        end = min(max(float(max_tokens[i]), begin), edges[last + 1])
+        first_bin = np.searchsorted(edges, begin, side="right") - 1
+        end_bin = min(np.searchsorted(edges, end, side="right") - 1, last)
+        first_part = (begin - edges[first_bin]) / (edges[first_bin + 1] - edges[first_bin])
+        end_part = (end - edges[end_bin]) / (edges[end_bin + 1] - edges[end_bin])
+        bucket = min(int(np.log2(max(prompt_lens[i], 1))), any_prompt - 1)
+        expected = 0.0
+        for row in (any_prompt, bucket):
+            alive = survival[row, first_bin]
+            alive += (survival[row, first_bin + 1] - alive) * first_part
+            tokens = rest[row, first_bin] + (rest[row, first_bin + 1] - rest[row, first_bin]) * first_part
+            tokens -= rest[row, end_bin] + (rest[row, end_bin + 1] - rest[row, end_bin]) * end_part
+            tokens = min(tokens / max(alive, 1e-300), float(max(max_tokens[i] - emitted[i], 1)))
+            expected = tokens if row == any_prompt else expected + share[bucket] * (tokens - expected)
+        remaining[i] = max(expected, 1.0)
+    return remaining
 
 
 def _tables(counts: F64, sums: F64) -> tuple[F64, F64]:

@@ -184,8 +184,11 @@ def costs_of_replicas(costs: TokenCosts, pool_of: I64, slowness: F64) -> TokenCo
     )
 
 
-def token_costs(costs: Sequence[StepCosts | None], slowness: F64, full_batch: F64) -> TokenCosts:
+def token_costs(
+    costs: Sequence[StepCosts | None], slowness: F64, full_batch: F64, pool_of: I64 | None = None
+) -> TokenCosts:
     """Per replica: its pool's line (None: nothing known), its own slowness, and the requests of a full batch.
+    `pool_of` says whose line each replica's is; None: each has its own.
 
     Replicas of pools of which nothing is known count as the mean of the others; when of none, all are equal.
     """
@@ -193,6 +196,8 @@ def token_costs(costs: Sequence[StepCosts | None], slowness: F64, full_batch: F6
     rows = np.array(
         [(one.fixed_s, one.prompt_token_s, one.output_token_s) if one else (0.0, 0.0, 0.0) for one in costs]
     ).reshape(-1, 3)
+    if pool_of is not None:
+        known, rows = known[pool_of], rows[pool_of]
     rows[:, 2] += rows[:, 0] / full_batch
     rows *= slowness[:, None]
     if known.any():

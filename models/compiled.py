@@ -23,7 +23,7 @@ i8s_in, u8s_in, i32s_in, u64s_in, f32s_in = (
     types.Array(kind, 1, "C", readonly=True)
     for kind in (types.int8, types.uint8, types.int32, types.uint64, types.float32)
 )
-i64_table = types.Array(types.int64, 2, "C")
+i64_table, f64_table = (types.Array(kind, 2, "C") for kind in (types.int64, types.float64))
 i64_columns = types.Array(types.int64, 2, "A", readonly=True)  # some of a table, so perhaps not contiguous
 i64, u64, f64 = types.int64, types.uint64, types.float64
 
