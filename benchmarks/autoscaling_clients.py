@@ -13,11 +13,13 @@ import random
 import sys
 from dataclasses import asdict, dataclass, field
 
-import httpx
+import aiohttp
 
 PROMPT_TOKENS = 24
 LOWEST_ID, HIGHEST_ID = 3, 120
 RETRY_S = 0.5
+TIMEOUT_S = 120.0
+NO_ANSWER = (aiohttp.ClientError, asyncio.TimeoutError)
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Clients:
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts = Counts()
 
-    def want(self, client: httpx.AsyncClient, streams: dict[str, int]) -> None:
+    def want(self, client: aiohttp.ClientSession, streams: dict[str, int]) -> None:
         self._wanted |= streams
         for model, count in self._wanted.items():
             for _ in range(count - self.counts.open.get(model, 0)):
@@ -60,7 +62,7 @@ class Clients:
     async def ended(self) -> None:
         await asyncio.gather(*self._tasks)
 
-    async def _loop(self, client: httpx.AsyncClient, model: str) -> None:
+    async def _loop(self, client: aiohttp.ClientSession, model: str) -> None:
         try:
             while self.counts.open[model] <= self._wanted[model]:
                 await self._ask(client, model)
@@ -73,15 +75,16 @@ class Clients:
         body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "seed": 1, "ignore_eos": True}
         return body, max_tokens
 
-    async def _whole(self, client: httpx.AsyncClient, model: str) -> None:
+    async def _whole(self, client: aiohttp.ClientSession, model: str) -> None:
         body, max_tokens = self._request(model)
         try:
-            response = await client.post(f"{self._url}/completions", json=body)
-        except httpx.HTTPError as error:
+            async with client.post(f"{self._url}/completions", json=body) as response:
+                text = await response.text()
+        except NO_ANSWER as error:
             return await self._fail(f"{type(error).__name__}: {error}", began=False)
-        if response.status_code != 200:
-            return await self._fail(f"HTTP {response.status_code}: {response.text[:300]}", began=False)
-        num_tokens = response.json()["usage"]["completion_tokens"]
+        if response.status != 200:
+            return await self._fail(f"HTTP {response.status}: {text[:300]}", began=False)
+        num_tokens = json.loads(text)["usage"]["completion_tokens"]
         if num_tokens != max_tokens:
             return await self._fail(f"{num_tokens} of {max_tokens} tokens", began=True)
         self._done(num_tokens)
@@ -90,18 +93,18 @@ class Clients:
         self.counts.num_done += 1
         self.counts.num_tokens += num_tokens
 
-    async def _stream(self, client: httpx.AsyncClient, model: str) -> None:
+    async def _stream(self, client: aiohttp.ClientSession, model: str) -> None:
         body, max_tokens = self._request(model)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         num_tokens, finish, began, told_end = 0, None, False, False
         try:
-            async with client.stream("POST", f"{self._url}/completions", json=body) as response:
-                if response.status_code != 200:
-                    text = (await response.aread())[:300].decode(errors="replace")
-                    return await self._fail(f"HTTP {response.status_code}: {text}", began=False)
-                async for line in response.aiter_lines():
-                    told_end = told_end or line == "data: [DONE]"
-                    if not line.startswith("data: {"):
+            async with client.post(f"{self._url}/completions", json=body) as response:
+                if response.status != 200:
+                    text = (await response.text())[:300]
+                    return await self._fail(f"HTTP {response.status}: {text}", began=False)
+                async for line in response.content:
+                    told_end = told_end or line == b"data: [DONE]\n"
+                    if not line.startswith(b"data: {"):
                         continue
                     event, began = json.loads(line[6:]), True
                     if "error" in event:
@@ -109,7 +112,7 @@ class Clients:
                     for choice in event["choices"]:
                         finish = choice["finish_reason"] or finish
                     num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
-        except httpx.HTTPError as error:
+        except NO_ANSWER as error:
             return await self._fail(f"{type(error).__name__}: {error}", began=began)
         if num_tokens != max_tokens or finish != "length" or not told_end:
             await self._fail(
@@ -128,8 +131,8 @@ class Clients:
 
 
 async def serve(clients: Clients) -> None:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(timeout=120, limits=limits, trust_env=False) as client:
+    timeout, connector = aiohttp.ClientTimeout(total=TIMEOUT_S), aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = json.loads(line)
             clients.want(client, order.get("streams", {}))

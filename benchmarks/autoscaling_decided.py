@@ -25,8 +25,8 @@ from nfold.cluster.service import api_url, start_service, stop_service
 
 TYPE, MODEL = f"simulated-{ACCELERATOR}-1", "big"
 MOST = 3
-# Of the requests that keep one node busy: more of them would take minutes to end when the load falls.
-MORE_THAN_ONE_NODE = 1.5
+# Of the requests that keep one node busy: too many for the batches of all nodes but one.
+TOO_MANY_FOR_FEWER = 2.2
 
 
 def config_of(port: int) -> NfoldConfig:
@@ -85,7 +85,7 @@ def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess,
     actuator = RayActuator(config, find_node_types(config))
     begin, moves = time.monotonic(), []
     for _ in range(args.cycles):
-        for streams, nodes in ((int(saturating * MORE_THAN_ONE_NODE), MOST), (2, 1)):
+        for streams, nodes in ((int(saturating * TOO_MANY_FOR_FEWER), MOST), (2, 1)):
             clients.want({MODEL: streams})
             moves += await_nodes(actuator, TYPE, nodes, nodes, begin, args.hold)
     counts = clients.end()
