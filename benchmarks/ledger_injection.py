@@ -14,7 +14,7 @@ Figures are percentage points of the sum of baselines. What is true of an inject
                              which causes it; of two, by Shapley's rule (the mean over both orders), but beside
                              too little demand nothing else is lost unless requests wait
 
-Of the real engine, all that is lost against turns without the injection, see `ledger_injection_native.py`.
+Of the real engine, what is lost against turns without the injection, see `ledger_injection_native.py`.
 
     max_error_points         of the injections' own columns
     max_wrong_column_points  of all other named columns
@@ -26,8 +26,8 @@ Last line: JSON.
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from itertools import combinations
 from math import inf
@@ -121,10 +121,11 @@ def run_native(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Ve
         assert ledger is not None, "the replicas stood all the time"
         all_tokens = run.num_replicas * run.yardstick.tokens_per_s * run.window_s
         known = {column: 100.0 * lost / all_tokens for column, lost in native.known_losses(run).items()}
-        lost = 100.0 * (run.clean_tokens_per_s * run.window_s - run.num_tokens) / all_tokens
+        hit, *others = (100.0 * lost / all_tokens for lost in run.lost)
         true = dict.fromkeys(COLUMNS, 0.0) | known
         for name in run.injections:
-            true[NATIVE_INJECTIONS[name][-1]] += lost - sum(known.values())
+            true[NATIVE_INJECTIONS[name][-1]] += hit - sum(known.values())
+            true["slow step"] += sum(others)
         columns = {column: 100.0 * ledger.share(column) for column in (*COLUMNS, UNEXPLAINED)}
         verdicts.append(verdict_of(run.injections, run.num_replicas, true, columns))
         tell(line_of(verdicts[-1]))
@@ -142,10 +143,11 @@ def run_virtual(args: argparse.Namespace, tell: Callable[[str], None]) -> list[V
         for num in args.accelerators:
             tell(f"{num} simulated accelerators, virtual time, {args.window:g} s each")
             todo = [(names, num, setup) for names in chosen if (names, num) not in store.cases]
-            for some in batched(todo, args.processes):
+            for done in as_completed([pool.submit(measure, job) for job in todo]):
+                store.add(done.result())
                 if time.monotonic() > stop_s:
+                    pool.shutdown(cancel_futures=True)
                     raise SystemExit(f"stopped with {len(store.cases)} cases kept; the same command goes on")
-                store.add(list(pool.map(measure, some)))
             clean = store.cases[(), num]
             cases = {names: store.cases[names, num].against(clean) for names in chosen}
             rests = {names: case.rest for names, case in cases.items()}
@@ -166,20 +168,14 @@ class CaseStore:
             if kept.pop("setup") == self._setup:
                 self._remember(Case(**kept | {"injections": tuple(kept["injections"])}))
 
-    def add(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            self._remember(case)
-            if self._path is not None:
-                with self._path.open("a") as file:
-                    file.write(json.dumps(asdict(case) | {"setup": self._setup}) + "\n")
+    def add(self, case: Case) -> None:
+        self._remember(case)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(case) | {"setup": self._setup}) + "\n")
 
     def _remember(self, case: Case) -> None:
         self.cases[case.injections, case.num] = case
-
-
-def batched(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
-    for begin in range(0, len(jobs), size):
-        yield jobs[begin : begin + size]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -189,11 +185,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=60.0, help="virtual seconds before")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cases", type=Path, help="a file: keeps cases that are done, and goes on from there")
-    parser.add_argument("--stop-after", type=float, default=inf, help="seconds; what is begun is finished")
+    parser.add_argument("--stop-after", type=float, default=inf, help="seconds; what is begun is ended, not kept")
     parser.add_argument("--singles", action="store_true", help="no pairs")
     parser.add_argument("--quick", action="store_true", help="8 accelerators, no pairs")
     parser.add_argument("--engine", choices=("simulated", "native"), default="simulated")
-    parser.add_argument("--turns", type=int, default=4, help="of the real engine, with and without each injection")
+    parser.add_argument("--turns", type=int, default=6, help="of the real engine, with and without each injection")
     parser.add_argument("--live", action="store_true", help="real time, the first of --accelerators; six minutes")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument(

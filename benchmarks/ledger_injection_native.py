@@ -5,9 +5,10 @@ own, behind the real data path and this process's router.
     small_kv       one replica of two has a small KV cache
     paused_rank    the second rank of a replica with two is stopped for half a second of every two and a half
 
-The machine's speed drifts, so loads with and without take turns, and an injection's yardstick is what its own turns
-without it told. What the clients lose by it is the truth: all of that is the injection's, as all else is the same
-in both kinds of turns. `nothing` has turns without any.
+The machine's speed drifts, so loads with and without take turns, now one first and now the other, and an
+injection's yardstick is what its own turns without it told. What comes out less is the truth, as all else is the
+same in both kinds of turns: of the replica that is hit, all of it is the injection's; of the other, on a core that
+may share caches and more with the first one's, steps are slower or faster. `nothing` has turns without any.
 """
 
 import multiprocessing
@@ -40,11 +41,12 @@ from nfold.cluster.service_view import yardstick_name
 from nfold.cluster.workloads import make_workload
 from nfold.deployments.addresses import ReplicaAddress, ReplicaIdentity
 from nfold.deployments.config import ServedModelConfig
+from numpy.typing import NDArray
 
 MODEL = "sums"
 WORKLOAD = "random-32-64"
 NUM_SLOTS = 32
-# Holds some ten of the workload's requests, of a cache that holds all.
+# In bfloat16 holds some ten of the workload's requests, of a cache that holds all.
 SMALL_KV_BYTES = 2 << 20
 LOADS, LOAD_S, TURN_S, WARM_S = (1, 4, 8, 16), 3.0, 6.0, 2.0
 TP_TIMEOUT_S = 60.0
@@ -71,7 +73,7 @@ class NativeRun:
         num_replicas: that were loaded.
         turns: looks at each turn with it.
         window_s: of all of these together.
-        clean_tokens_per_s: of the turns without it, by the client.
+        lost: tokens that each replica brought less in these than at its rate without it; the first one is hit.
     """
 
     injections: tuple[str, ...]
@@ -79,13 +81,12 @@ class NativeRun:
     yardstick: Yardstick
     num_replicas: int
     turns: tuple[tuple[ModelCounters, ...], ...]
-    num_tokens: int
     window_s: float
-    clean_tokens_per_s: float
+    lost: tuple[float, ...]
 
 
 def run_native(num_turns: int, tell: Tell) -> Generator[NativeRun]:
-    """So many turns with and without each injection; the first is without any. Some four minutes for three."""
+    """So many turns with and without each injection; the first is without any. Some eight minutes for six."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     with (
         _replica(0, cores[:1], None) as (one, pids),
@@ -118,23 +119,31 @@ def _take_turns(
 ) -> NativeRun:
     without: list[LoadResult] = []
     turns: list[LoadResult] = []
-    for _ in range(num_turns):
-        without.append(_load(clean, None, TURN_S))
-        with _stopping(pid, stops) if stops else nullcontext():
-            turns.append(_load(injected, None, TURN_S))
+    for turn in range(num_turns):
+        for is_injected in (False, True) if turn % 2 == 0 else (True, False):
+            with _stopping(pid, stops) if stops and is_injected else nullcontext():
+                result = _load(injected if is_injected else clean, None, TURN_S)
+            (turns if is_injected else without).append(result)
     told = [span for result in (*few, *without) for span in spans(result.samples)]
     curve = fit_curve([span.steps for span in told])
     assert curve is not None, "there were steps of all sizes"
+    window_s, clean_s = (sum(result.window_s for result in results) for results in (turns, without))
+    lost = _tokens(without, clean) * window_s / clean_s - _tokens(turns, injected)
     return NativeRun(
         injections=injections,
         yardstick_name=yardstick_name("CPU", clean[0].tp),
         yardstick=_yardstick(without, curve, overhead_token_s(told), len(clean)),
         num_replicas=len(clean),
         turns=tuple(result.samples for result in turns),
-        num_tokens=sum(result.num_output_tokens for result in turns),
-        window_s=sum(result.window_s for result in turns),
-        clean_tokens_per_s=sum(result.num_output_tokens for result in without)
-        / sum(result.window_s for result in without),
+        window_s=window_s,
+        lost=tuple(lost.tolist()),
+    )
+
+
+def _tokens(results: Sequence[LoadResult], replicas: Sequence[ReplicaAddress]) -> NDArray[np.int64]:
+    """[replicas] that they brought."""
+    return np.array(
+        [sum(result.output_tokens_by_replica[one.replica_id] for result in results) for one in replicas], np.int64
     )
 
 
