@@ -23,6 +23,7 @@ from workload import SMALL, make_checkpoint
 MAX_SHARE = 1.1
 MAX_READS = 2.0
 SMALL_CACHE_BYTES = 16 << 20
+BYTES_PER_WEIGHT = 2
 TIMEOUT_S = 300.0
 
 
@@ -74,8 +75,8 @@ def measure(size: int, checkpoint: Path, args: argparse.Namespace) -> dict[str, 
 
 
 def configured(file: Path, size: int, rank: dict[str, float]) -> float:
-    """On CPU quantised weights are held as bf16."""
-    return file.stat().st_size / size + rank["kv_cache_bytes"]
+    """On CPU quantised weights are held as what is not quantised: bf16, or float32 where that is emulated."""
+    return file.stat().st_size / BYTES_PER_WEIGHT * rank["bytes_per_weight"] / size + rank["kv_cache_bytes"]
 
 
 def read_s(file: Path) -> float:

@@ -56,6 +56,7 @@ def main() -> None:
         "peak_bytes": peak_bytes,
         "resident_bytes": resident_bytes("VmRSS") - before,
         "kv_cache_bytes": engine.info.settings["kv_cache_bytes"],
+        "bytes_per_weight": getattr(torch, str(engine.info.settings["dtype"])).itemsize,
     }
     print(json.dumps(figures))
 

@@ -18,7 +18,10 @@ from .attention_inputs import AttentionInputs
 from .avx512 import ops as _avx512
 from .avx512.exchange import Exchange as Exchange
 from .avx512.linear import PANEL, PanelLinear
+from .fp8_rows import Fp8Rows as Fp8Rows
+from .fp8_rows import Rows as Rows
 from .reference import fp8 as _fp8
+from .reference import linear as _linear
 from .reference import paged_attention as _paged_attention
 from .reference import rms_norm as _rms_norm
 from .reference import rotary_and_write_kv as _rotary_and_write_kv
@@ -39,8 +42,13 @@ class PackedWeight(Protocol):
 
     reads_rows: bool
 
+    @property
+    def input_fp8(self) -> torch.dtype | None:
+        """The type in which x may come as `Fp8Rows`, rounded by the op before; None: as a tensor only."""
+        ...
+
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         """x @ weight.T + bias, in the weight's type; `out_dtype` may be float32."""
         ...
@@ -65,6 +73,11 @@ def empty_packed_weight(
     if any(first % PANEL for first in firsts) or not PanelLinear.takes_inputs(num_inputs, dtype, device):
         return None
     return PanelLinear.empty(num_outputs, num_inputs, dtype)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 are at least as fast there as those of float32."""
+    return device.type != "cpu" or _avx512.functions(torch.bfloat16) is not None or _linear.computes_bfloat16()
 
 
 def _compiled(x: torch.Tensor) -> _avx512.Functions | None:
@@ -100,12 +113,38 @@ def add_rms_norm(
     return _rms_norm.add_rms_norm(x_TD, residual_TD, weight_D, eps)
 
 
-def quantize_rows(x_RI: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(FP8 numbers [R, I] in `dtype`, scale float32 [R, 1]) whose product is x: each row's largest becomes the
-    type's largest."""
-    if gpu := _triton(x_RI):
-        return gpu.quantize_rows(x_RI, dtype)
-    return _fp8.quantize_rows(x_RI, dtype)
+def quantize_rows(x_RI: torch.Tensor, fp8: torch.dtype) -> Fp8Rows:
+    """x in FP8 numbers with a scale per row: each row's largest becomes the type's largest."""
+    gpu = _triton(x_RI)
+    numbers_RI, scale_R1 = (gpu or _fp8).quantize_rows(x_RI, fp8)
+    return Fp8Rows(numbers_RI, scale_R1, x_RI.dtype)
+
+
+def rms_norm_to_fp8(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float, fp8: torch.dtype) -> Fp8Rows:
+    """`quantize_rows(rms_norm(x))`, bit for bit; one kernel on a GPU."""
+    if gpu := _triton(x_TD):
+        numbers_TD, scale_T1 = gpu.rms_norm_to_fp8(x_TD, weight_D, eps, fp8)
+        return Fp8Rows(numbers_TD, scale_T1, x_TD.dtype)
+    return quantize_rows(rms_norm(x_TD, weight_D, eps), fp8)
+
+
+def add_rms_norm_to_fp8(
+    x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float, fp8: torch.dtype
+) -> tuple[Fp8Rows, torch.Tensor]:
+    """(`quantize_rows(rms_norm(x + residual))`, x + residual). `residual_TD` is overwritten."""
+    if gpu := _triton(x_TD):
+        numbers_TD, scale_T1 = gpu.add_rms_norm_to_fp8(x_TD, residual_TD, weight_D, eps, fp8)
+        return Fp8Rows(numbers_TD, scale_T1, x_TD.dtype), residual_TD
+    y_TD, residual_TD = add_rms_norm(x_TD, residual_TD, weight_D, eps)
+    return quantize_rows(y_TD, fp8), residual_TD
+
+
+def silu_and_mul_to_fp8(x_T2I: torch.Tensor, fp8: torch.dtype) -> Fp8Rows:
+    """`quantize_rows(silu_and_mul(x))`, bit for bit; one kernel on a GPU."""
+    if gpu := _triton(x_T2I):
+        numbers_TI, scale_T1 = gpu.silu_and_mul_to_fp8(x_T2I, fp8)
+        return Fp8Rows(numbers_TI, scale_T1, x_T2I.dtype)
+    return quantize_rows(silu_and_mul(x_T2I), fp8)
 
 
 def rotary_and_write_kv(

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch.nn.functional import ScalingType, SwizzleType
 
 from .avx512.linear import PanelLinear
-from .ops import PackedWeight, pack_weight, quantize_rows
+from .ops import Fp8Rows, PackedWeight, Rows, pack_weight, quantize_rows
 from .reference import fp8, mxfp4
 
 Mxfp4Product = Callable[..., torch.Tensor]
@@ -61,9 +61,10 @@ class _Product:
     """What all products here have in common (see `ops.PackedWeight`)."""
 
     reads_rows = False
+    input_fp8: torch.dtype | None = None
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         raise NotImplementedError
 
@@ -79,23 +80,24 @@ class ScaledProduct(_Product):
             weight_OI, scale_O = fp8.to_fnuz(weight_OI, scale_O)
         self._weight_IO = weight_OI.t()
         self._scale_1O = scale_O[None, :]
+        self.input_fp8 = weight_OI.dtype
 
     @staticmethod
     def takes(weight_OI: torch.Tensor) -> bool:
         return not any(size % _TILE for size in weight_OI.shape) and _multiplies_fp8(weight_OI.device)
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        numbers_TI, scale_T1 = quantize_rows(x_TI, self._weight_IO.dtype)
+        x = as_fp8(x_TI, self._weight_IO.dtype)
         y_TO = torch._scaled_mm(
-            numbers_TI,
+            x.numbers_RI,
             self._weight_IO,
-            scale_a=scale_T1,
+            scale_a=x.scale_R1,
             scale_b=self._scale_1O,
             out_dtype=torch.bfloat16,  # the only one that scales per row give
             use_fast_accum=torch.version.hip is None,
-        ).to(out_dtype or x_TI.dtype)
+        ).to(out_dtype or x.dtype)
         return y_TO if bias_O is None else y_TO.add_(bias_O)
 
 
@@ -103,7 +105,7 @@ class PanelFp8(_Product):
     """FP8 on CPU: the reference's numbers, added in float32 by the compiled product, in an order of its own."""
 
     def __init__(self, weight_OI: torch.Tensor, scale_O: torch.Tensor) -> None:
-        self._dtype = weight_OI.dtype
+        self.input_fp8 = self._dtype = weight_OI.dtype
         self._product = PanelLinear(fp8.decode(weight_OI, torch.bfloat16))
         self._scale_O = scale_O
 
@@ -112,12 +114,12 @@ class PanelFp8(_Product):
         return PanelLinear.takes(torch.empty(0, weight_OI.shape[1], dtype=torch.bfloat16, device=weight_OI.device))
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        numbers_TI, scale_T1 = quantize_rows(x_TI, self._dtype)
-        y_TO = self._product(fp8.decode(numbers_TI, torch.bfloat16), None, torch.float32)
-        y_TO.mul_(scale_T1).mul_(self._scale_O)
-        return (y_TO if bias_O is None else y_TO.add_(bias_O)).to(out_dtype or x_TI.dtype)
+        x = as_fp8(x_TI, self._dtype)
+        y_TO = self._product(fp8.decode(x.numbers_RI, torch.bfloat16), None, torch.float32)
+        y_TO.mul_(x.scale_R1).mul_(self._scale_O)
+        return (y_TO if bias_O is None else y_TO.add_(bias_O)).to(out_dtype or x.dtype)
 
 
 class ReferenceFp8(_Product):
@@ -125,12 +127,13 @@ class ReferenceFp8(_Product):
 
     def __init__(self, weight_OI: torch.Tensor, scale_O: torch.Tensor) -> None:
         self._weight_OI, self._scale_O = weight_OI, scale_O
+        self.input_fp8 = weight_OI.dtype
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        y_TO = fp8.fp8_linear(x_TI, self._weight_OI, self._scale_O, bias_O)
-        return y_TO if out_dtype is None else y_TO.to(out_dtype)
+        x = as_fp8(x_TI, self._weight_OI.dtype)
+        return fp8.fp8_linear(x, self._weight_OI, self._scale_O, bias_O).to(out_dtype or x.dtype)
 
 
 class ScaledMxfp4(_Product):
@@ -146,8 +149,9 @@ class ScaledMxfp4(_Product):
         return len(codes) % mxfp4.GROUP == 0 and _multiplies_mxfp4(codes.device)
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
+        assert isinstance(x_TI, torch.Tensor)
         num_tokens = len(x_TI)
         # The product wants whole groups of rows as well.
         codes, scale = mxfp4.quantize(F.pad(x_TI, (0, 0, 0, -num_tokens % mxfp4.GROUP)))
@@ -172,8 +176,9 @@ class UnpackedMxfp4(_Product):
         self._codes, self._scale_OG = codes, scale_OG
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
+        assert isinstance(x_TI, torch.Tensor)
         weight_OI = mxfp4.dequantize(self._codes, self._scale_OG, x_TI.dtype)
         return PlainWeight(weight_OI)(x_TI, bias_O, out_dtype)
 
@@ -185,10 +190,15 @@ class PlainWeight(_Product):
         self._weight_OI = weight_OI
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
+        assert isinstance(x_TI, torch.Tensor)
         y_TO = F.linear(x_TI, self._weight_OI, bias_O)
         return y_TO if out_dtype is None else y_TO.to(out_dtype)
+
+
+def as_fp8(x_TI: Rows, dtype: torch.dtype) -> Fp8Rows:
+    return x_TI if isinstance(x_TI, Fp8Rows) else quantize_rows(x_TI, dtype)
 
 
 @cache

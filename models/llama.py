@@ -124,15 +124,12 @@ class LlamaLayer:
         step: AttentionStep,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`x_TD` is what the layer before adds to the residual; the first layer has none before."""
-        if residual_TD is None:
-            x_TD, residual_TD = self._input_norm(x_TD), x_TD
-        else:
-            x_TD, residual_TD = self._input_norm.add(x_TD, residual_TD)
-        x_TD = self._attention(x_TD, k_cache, v_cache, step)
+        normed_TD, residual_TD = self._input_norm.add_before(self._attention.first, x_TD, residual_TD)
+        x_TD = self._attention(normed_TD, k_cache, v_cache, step)
         if step.rows_R is not None:
             residual_TD = residual_TD.index_select(0, step.rows_R)
-        x_TD, residual_TD = self._mlp_norm.add(x_TD, residual_TD)
-        return self._mlp(x_TD), residual_TD
+        normed_TD, residual_TD = self._mlp_norm.add_before(self._mlp.first, x_TD, residual_TD)
+        return self._mlp(normed_TD), residual_TD
 
     def slots(self) -> Iterator[Slot]:
         for part in (self._input_norm, self._attention, self._mlp_norm, self._mlp):
@@ -144,7 +141,7 @@ class LlamaLayer:
 
 
 class LlamaMlp:
-    """down(silu(gate(x)) * up(x)), the intermediate dimension split over the ranks."""
+    """down(silu(gate(x)) * up(x)), the intermediate dimension split over the ranks. `first` is gate and up."""
 
     def __init__(
         self,
@@ -160,7 +157,7 @@ class LlamaMlp:
         if total % tp.size:
             raise ConfigError("tp", tp.size, f"the intermediate size {total} can be split over its divisors only")
         start, stop = tp.rank * total // tp.size, (tp.rank + 1) * total // tp.size
-        self._gate_up = ColumnLinear(
+        self.first = ColumnLinear(
             config.hidden_size,
             [Part(f"{name}.gate_proj", total, start, stop), Part(f"{name}.up_proj", total, start, stop)],
             bias=config.mlp_bias,
@@ -179,13 +176,14 @@ class LlamaMlp:
             quantization=quantization,
         )
 
-    def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
-        return self._down(ops.silu_and_mul(self._gate_up(x_TD)))
+    def __call__(self, x_TD: ops.Rows) -> torch.Tensor:
+        x_T2I, fp8 = self.first(x_TD), self._down.input_fp8
+        return self._down(ops.silu_and_mul(x_T2I) if fp8 is None else ops.silu_and_mul_to_fp8(x_T2I, fp8))
 
     def slots(self) -> Iterator[Slot]:
-        yield from self._gate_up.slots()
+        yield from self.first.slots()
         yield from self._down.slots()
 
     def pack(self) -> None:
-        self._gate_up.pack()
+        self.first.pack()
         self._down.pack()

@@ -59,3 +59,8 @@ class Setting:
     def random(self, *shape: int, dtype: torch.dtype | None = None, seed: int = 0) -> torch.Tensor:
         generator = torch.Generator(self.device).manual_seed(seed)
         return torch.randn(*shape, generator=generator, device=self.device).to(dtype or self.dtype)
+
+
+def floats(rows: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """FP8 numbers and their scales, to be compared."""
+    return rows[0].float(), rows[1]

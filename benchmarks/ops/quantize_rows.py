@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-import torch
 from nfold.kernels.reference import fp8 as reference
 
-from .case import Case, Setting
+from .case import Case, Setting, floats
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -17,12 +16,8 @@ def cases(setting: Setting) -> Iterator[Case]:
         yield Case(
             f"quantize_rows, {what}",
             run=lambda x=x: ops.quantize_rows(x, setting.fp8),
-            wanted=lambda x=x: _floats(reference.quantize_rows(x, setting.fp8)),
-            got=lambda x=x: _floats(ops.quantize_rows(x, setting.fp8)),
+            wanted=lambda x=x: floats(reference.quantize_rows(x, setting.fp8)),
+            got=lambda x=x: floats(ops.quantize_rows(x, setting.fp8)),
             bytes=x.nbytes * 3 // 2,
             tolerance=tolerance,
         )
-
-
-def _floats(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    return pair[0].float(), pair[1]

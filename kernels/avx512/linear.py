@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from ..fp8_rows import Rows
 from . import library
 
 _P, _I, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -56,6 +57,7 @@ class PanelLinear:
     """A weight [O, I] in panels of 64 outputs (see linear.cpp). The weight that it was made of may go."""
 
     reads_rows = True
+    input_fp8: torch.dtype | None = None
 
     def __init__(self, weight_OI: torch.Tensor) -> None:
         num_outputs, num_inputs = weight_OI.shape
@@ -101,9 +103,10 @@ class PanelLinear:
         return products(dtype) is not None
 
     def __call__(
-        self, x_TI: torch.Tensor, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
+        self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         """x @ weight.T + bias; `out_dtype` may be float32, where sums of bfloat16 weights are kept as they are."""
+        assert isinstance(x_TI, torch.Tensor)
         if x_TI.stride(1) != 1:
             x_TI = x_TI.contiguous()
         assert x_TI.dtype == self.dtype, f"{x_TI.dtype} times {self.dtype}"

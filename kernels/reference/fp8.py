@@ -9,6 +9,8 @@ from functools import cache
 
 import torch
 
+from ..fp8_rows import Fp8Rows
+
 # gfx942's type reaches 240; rounding up to there has cost accuracy where scales come from the largest input.
 _LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e4m3fnuz: 224.0}
 _SMALLEST_SCALE = torch.finfo(torch.float32).tiny
@@ -52,17 +54,15 @@ def to_fnuz(numbers: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def fp8_linear(
-    x_TI: torch.Tensor, weight_OI: torch.Tensor, scale_O: torch.Tensor, bias_O: torch.Tensor | None
+    x_TI: Fp8Rows, weight_OI: torch.Tensor, scale_O: torch.Tensor, bias_O: torch.Tensor | None
 ) -> torch.Tensor:
-    """x @ (weight * scale).T + bias, x rounded to the weight's type with a scale per token; in the type of x.
+    """x @ (weight * scale).T + bias, in the type that x had.
 
     Products of FP8 numbers are whole multiples of 2**-20 and their sums stay under 2**33, so float64 adds them
     exactly, in whatever order: a token's result depends neither on the batch nor on the number of threads.
     """
-    x_TI, dtype = x_TI.contiguous(), x_TI.dtype
-    numbers_TI, scale_T1 = quantize_rows(x_TI, weight_OI.dtype)
-    numbers_TI = decode(numbers_TI, torch.float64)
+    numbers_TI = decode(x_TI.numbers_RI, torch.float64)
     rows = max(1, _CHUNK_ELEMENTS // weight_OI.shape[1])
     sums_TO = torch.cat([numbers_TI @ decode(some, torch.float64).T for some in weight_OI.split(rows)], dim=1)
-    y_TO = sums_TO.float() * scale_T1 * scale_O
-    return (y_TO if bias_O is None else y_TO + bias_O).to(dtype)
+    y_TO = sums_TO.float() * x_TI.scale_R1 * scale_O
+    return (y_TO if bias_O is None else y_TO + bias_O).to(x_TI.dtype)

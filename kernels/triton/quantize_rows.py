@@ -11,7 +11,20 @@ import triton.language as tl
 from ..reference import fp8
 from .tuning import tuning
 
-_SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+
+
+@triton.jit
+def row_scale(highest_I, MAX: tl.constexpr, TINY: tl.constexpr):
+    """Of a row whose absolute values are at most these."""
+    return tl.maximum(tl.math.div_rn(tl.max(highest_I, 0), tl.full([], MAX, tl.float32)), TINY)
+
+
+@triton.jit
+def fp8_numbers(x_I, scale, MAX: tl.constexpr):
+    """Still in float32, within the type's range."""
+    scale_I = tl.full(x_I.shape, scale, tl.float32)
+    return tl.minimum(tl.maximum(tl.math.div_rn(x_I, scale_I), -MAX), MAX)
 
 
 @triton.jit
@@ -23,22 +36,27 @@ def _quantize_rows(x, numbers, scales, num_inputs, MAX: tl.constexpr, TINY: tl.c
         i = first + tl.arange(0, BLOCK_I)
         x_I = tl.load(x + start + i, mask=i < num_inputs, other=0.0).to(tl.float32)
         highest_I = tl.maximum(highest_I, tl.abs(x_I))
-    scale = tl.maximum(tl.math.div_rn(tl.max(highest_I, 0), tl.full([], MAX, tl.float32)), TINY)
+    scale = row_scale(highest_I, MAX, TINY)
     tl.store(scales + row, scale)
-    scale_I = tl.full([BLOCK_I], scale, tl.float32)
     # The row lies in the cache by now.
     for first in range(0, num_inputs, BLOCK_I):
         i = first + tl.arange(0, BLOCK_I)
         x_I = tl.load(x + start + i, mask=i < num_inputs, other=0.0).to(tl.float32)
-        y_I = tl.minimum(tl.maximum(tl.math.div_rn(x_I, scale_I), -MAX), MAX)
+        y_I = fp8_numbers(x_I, scale, MAX)
         tl.store(numbers + start + i, y_I.to(numbers.dtype.element_ty), mask=i < num_inputs)
+
+
+def empty_fp8_rows(
+    num_rows: int, num_inputs: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    numbers_RI = torch.empty(num_rows, num_inputs, dtype=dtype, device=device)
+    return numbers_RI, torch.empty(num_rows, 1, dtype=torch.float32, device=device)
 
 
 def quantize_rows(x_RI: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     x_RI = x_RI.contiguous()
     R, num_inputs = x_RI.shape
-    numbers_RI = torch.empty_like(x_RI, dtype=dtype)
-    scale_R1 = torch.empty(R, 1, dtype=torch.float32, device=x_RI.device)
+    numbers_RI, scale_R1 = empty_fp8_rows(R, num_inputs, dtype, x_RI.device)
     if R > 0:
         tuned = tuning()
         _quantize_rows[(R,)](
@@ -47,7 +65,7 @@ def quantize_rows(x_RI: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor,
             scale_R1,
             num_inputs,
             MAX=fp8.largest(dtype),
-            TINY=_SMALLEST_SCALE,
+            TINY=SMALLEST_SCALE,
             BLOCK_I=min(tuned.row_block, triton.next_power_of_2(num_inputs)),
             **tuned.norm,
         )

@@ -63,7 +63,8 @@ class HeadSplit:
 class Attention:
     """From hidden states to hidden states; writes the tokens' keys and values to the layer's cache.
 
-    An FP8 cache holds them divided by the layer's scales: the checkpoint's, else 1.
+    `first` brings queries, keys and values. An FP8 cache holds keys and values divided by the layer's scales: the
+    checkpoint's, else 1.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Attention:
         self._scale = d**-0.5
         query_start, key_start = split.first_head * d, split.first_kv_head * d
         query_stop, key_stop = query_start + split.num_heads * d, key_start + split.num_kv_heads * d
-        self._qkv = ColumnLinear(
+        self.first = ColumnLinear(
             config.hidden_size,
             [
                 Part(f"{name}.q_proj", config.num_heads * d, query_start, query_stop),
@@ -109,10 +110,10 @@ class Attention:
         self._kv_scales = KvScales(name, quantization, device)
 
     def __call__(
-        self, x_TD: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, step: AttentionStep
+        self, x_TD: ops.Rows, k_cache: torch.Tensor, v_cache: torch.Tensor, step: AttentionStep
     ) -> torch.Tensor:
         H, K = self._num_heads, self._num_kv_heads
-        qkv_TXd = self._qkv(x_TD).view(-1, H + 2 * K, self._head_dim)
+        qkv_TXd = self.first(x_TD).view(-1, H + 2 * K, self._head_dim)
         k_scale, v_scale = self._kv_scales.k, self._kv_scales.v
         q_THd = ops.rotary_and_write_kv(
             qkv_TXd, step.cos_Td, step.sin_Td, k_cache, v_cache, step.slot_mapping_T, k_scale, v_scale
@@ -123,12 +124,12 @@ class Attention:
         return self._output(o_THd.flatten(1))
 
     def slots(self) -> Iterator[Slot]:
-        yield from self._qkv.slots()
+        yield from self.first.slots()
         yield from self._output.slots()
         yield from self._kv_scales.slots()
 
     def pack(self) -> None:
-        self._qkv.pack()
+        self.first.pack()
         self._output.pack()
 
 

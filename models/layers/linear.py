@@ -53,9 +53,15 @@ class Linear:
                 format, num_outputs, num_inputs, asked_by, dtype=dtype, device=device
             )
 
-    def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
+    @property
+    def input_fp8(self) -> torch.dtype | None:
+        """The FP8 type in which the op before may bring the inputs; known once weights are packed."""
+        return self._packed.input_fp8 if self._packed is not None else None
+
+    def __call__(self, x_TI: ops.Rows) -> torch.Tensor:
         if self._packed is not None:
             return self._packed(x_TI, self.bias_O)
+        assert isinstance(x_TI, torch.Tensor)
         return F.linear(x_TI, self.weight_OI, self.bias_O)
 
     def pack(self) -> None:
@@ -180,7 +186,7 @@ class RowLinear(Linear):
         self._shape = (num_outputs, num_inputs)
         self._tp = tp
 
-    def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x_TI: ops.Rows) -> torch.Tensor:
         return self._tp.all_reduce(super().__call__(x_TI))
 
     def slots(self) -> Iterator[Slot]:

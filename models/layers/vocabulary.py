@@ -84,8 +84,9 @@ class VocabHead(Linear):
         if tied is not None:
             self.weight_OI = tied.weight_VD
 
-    def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x_TI: ops.Rows) -> torch.Tensor:
         if self._packed is None:
+            assert isinstance(x_TI, torch.Tensor)
             local_RV = F.linear(x_TI, self.weight_OI).float()
         else:
             local_RV = self._packed(x_TI, None, torch.float32)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cpu_kernels import IMPLEMENTATIONS, Implementation, kernels
-from nfold.kernels import quantized
+from nfold.kernels import ops, quantized
 from nfold.kernels.reference import fp8
 
 TYPES = [torch.float8_e4m3fn, torch.float8_e4m3fnuz]
@@ -81,6 +81,18 @@ def test_product(kind: str, dtype: torch.dtype, num_rows: int) -> None:
     torch.testing.assert_close(got.double(), exact, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("kind", products())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_come_rounded_give_the_same_bits(kind: str, dtype: torch.dtype) -> None:
+    weight, scale = fp8.quantize_rows(random(96, 160, seed=1, scale=0.08), OCP)
+    x = random(7, 160).to(dtype)
+    with kernels("compiled" if kind == "compiled" else "torch"):
+        product = products()[kind](weight, scale[:, 0])
+        rows = ops.quantize_rows(x, product.input_fp8)
+        assert torch.equal(product(rows, None), product(x, None))
+        assert product(rows, None).dtype == dtype
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_rows_bits_depend_neither_on_the_batch_nor_on_the_bias(implementation: Implementation) -> None:
     with kernels(implementation):
@@ -97,8 +109,10 @@ def test_the_reference_adds_exactly_in_any_order() -> None:
     """Any order of inputs gives the same bits."""
     numbers, scale = fp8.quantize_rows(random(50, 3000, seed=1), OCP)
     x, order = random(4, 3000), torch.randperm(3000, generator=torch.Generator().manual_seed(3))
-    straight = fp8.fp8_linear(x, numbers, scale[:, 0], None)
-    assert torch.equal(straight, fp8.fp8_linear(x[:, order], numbers[:, order], scale[:, 0], None))
+    rows = ops.quantize_rows(x, OCP)
+    mixed = rows._replace(numbers_RI=rows.numbers_RI[:, order])
+    straight = fp8.fp8_linear(rows, numbers, scale[:, 0], None)
+    assert torch.equal(straight, fp8.fp8_linear(mixed, numbers[:, order], scale[:, 0], None))
 
 
 def test_cpu_takes_the_compiled_product_or_the_reference() -> None:

@@ -16,6 +16,8 @@ def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 
 def packed_of(weight: torch.Tensor) -> ops.PackedWeight:
     packed = ops.pack_weight(weight.clone())
+    if packed is None and weight.dtype == torch.bfloat16 and not ops.computes_bfloat16(weight.device):
+        pytest.skip("this processor emulates bfloat16")
     assert packed is not None
     return packed
 

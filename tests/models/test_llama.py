@@ -9,6 +9,7 @@ import tiny_models
 import torch
 from cpu_kernels import kernels
 from nfold.kernels.attention_inputs import LastTokens
+from nfold.models import registry
 from nfold.models.causal_lm import CausalLM
 from nfold.models.kv_cache import KvCache
 from nfold.models.llama import LlamaForCausalLM
@@ -147,7 +148,11 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     assert (exact - rounded).abs().mean() < 0.05 * exact.std()
 
 
-def test_dtype_none_takes_the_checkpoints(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_dtype_none_takes_the_checkpoints_unless_it_is_emulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fast: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(registry, "computes_bfloat16", lambda device: is_fast)
     model = load(tiny_models.make_llama(tmp_path, dtype=torch.bfloat16))
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == dtype
     assert model.config.eos_token_ids == (257, 259)

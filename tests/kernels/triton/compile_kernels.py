@@ -90,6 +90,8 @@ def launch_all() -> list[tuple[str, object]]:
     fp8 = torch.float8_e4m3fnuz if sys.argv[1] == "gfx942" else torch.float8_e4m3fn
     what = "to FP8"
     quantize_rows.quantize_rows(x, fp8)
+    rms_norm.add_rms_norm_to_fp8(x, x.clone(), weight, 1e-5, fp8)
+    silu_and_mul.silu_and_mul_to_fp8(torch.zeros(2, 2 * INNER, dtype=torch.bfloat16), fp8)
     # Small blocks, of which a turn of attention reads several, and large ones.
     for cache_dtype, b in ((torch.bfloat16, 16), (fp8, 64)):
         cache = torch.zeros(4, b, K, d, dtype=cache_dtype)

@@ -33,6 +33,7 @@ def test_matrix_instructions_and_no_spills(architecture: str, tmp_path: Path) ->
         "rms_norm",
         "quantize_rows",
         "silu_and_mul",
+        "silu_and_mul_to_fp8",
         "rotary_and_write_kv",
         "greedy",
         "sample",
