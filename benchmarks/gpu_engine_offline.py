@@ -43,6 +43,7 @@ def make_engine(
     model: LlamaForCausalLM,
     *,
     decodes: DecodeSteps,
+    overlap: bool | None,
     kv_cache_bytes: int | None = None,
     kv_dtype: torch.dtype,
     max_num_seqs: int,
@@ -57,6 +58,7 @@ def make_engine(
         block_size=block_size,
         kv_cache_bytes=kv_cache_bytes,
         prefix_cache=False,
+        overlap=overlap,
     )
     sizes = (model.num_layers, model.num_kv_heads, model.head_dim, kv_dtype)
     free_bytes = None

@@ -54,7 +54,7 @@ class EngineConfig(Section):
     Attributes:
         engine: `native` computes; `simulated` takes the time that published results say, with their settings.
         simulated: of a simulated engine.
-        dtype: `auto` takes the checkpoint's.
+        dtype: `auto` takes the checkpoint's, or float32 for bfloat16 on a CPU that only emulates it.
         quantization: of the linear layers: `auto` takes the checkpoint's, `fp8` and `mxfp4` round others' weights
             while they are loaded.
         kv_cache_dtype: `fp8` halves the KV cache; `auto` takes `fp8` where the checkpoint has scales for it.
@@ -64,6 +64,7 @@ class EngineConfig(Section):
         block_size: tokens per KV block.
         kv_cache_bytes: per rank; None takes 1 GiB on CPU and 90 % of what is free after loading on a GPU.
         prefix_cache: reuse KV blocks of equal prompt beginnings (MLPerf forbids it).
+        overlap: launch a step before the one before it is read; None does so on GPUs.
     """
 
     engine: Literal["native", "simulated"] = "native"
@@ -77,6 +78,7 @@ class EngineConfig(Section):
     block_size: PositiveInt = 16
     kv_cache_bytes: PositiveInt | None = None
     prefix_cache: bool = True
+    overlap: bool | None = None
 
     @model_validator(mode="after")
     def _settings_fit_the_engine(self) -> Self:

@@ -37,4 +37,5 @@ class ReplicaSpec:
             block_size=wanted.block_size,
             kv_cache_bytes=wanted.kv_cache_bytes,
             prefix_cache=wanted.prefix_cache,
+            overlap=wanted.overlap,
         )

@@ -6,20 +6,21 @@ Legend: S sequences of a step, R those of them that get a new token, V vocabular
 import time
 from typing import Literal
 
-import numpy as np
 import torch
 
 from ..causal_lm import CausalLM
 from ..kv_cache import KvCache
-from .batch_builder import build_batch
+from .batch_builder import HostCopy, build_batch
 from .graph import PaddedDecodes
+from .launched_step import LateInputs, LaunchedStep
 from .outputs import OutputRows
 from .protocol import U64, EngineStats, FinishReason, StepOutputs, StepRecord, SubmitBatch
 from .request import read_requests
-from .sampler import Logprobs, compute_logprobs, sample
+from .sampler import LogprobsOnDevice, sample
 from .sampling_state import SamplingState
 from .scheduler import Schedule, Scheduler
 from .settings import ResolvedSettings
+from .slots import I64
 from .tp_messages import TokenChecksum
 
 DecodeSteps = Literal["plain", "padded", "graphs"]
@@ -61,10 +62,13 @@ class EngineCore:
         self._scheduler = Scheduler(settings)
         self._sampling = SamplingState(settings.max_num_seqs, model.config.vocab_size, model.config.eos_token_ids)
         self._rejected: list[int] = []
+        self._ahead: LaunchedStep | None = None
+        self._ended_s = 0.0
         self._total_step_s = 0.0
 
     def has_work(self) -> bool:
-        return bool(self._scheduler.num_running or self._scheduler.num_waiting or self._rejected)
+        scheduler = self._scheduler
+        return bool(scheduler.num_running or scheduler.num_waiting or self._rejected or self._ahead)
 
     def submit(self, batch: SubmitBatch) -> None:
         requests, rejected = read_requests(
@@ -80,54 +84,94 @@ class EngineCore:
         self._rejected = [request_id for request_id in self._rejected if request_id not in gone]
 
     def step(self, start_s: float) -> StepOutputs:
-        """Compute one step. `start_s` is when it began, on time.perf_counter's clock."""
-        schedule = self._scheduler.schedule()
+        """The outputs of the oldest step under way; with overlap the next one is launched before they are read.
+
+        Args:
+            start_s: when this began, on time.perf_counter's clock.
+        """
+        current = self._ahead or self._launch(start_s, None)
+        self._ahead = self._launch(time.perf_counter(), current) if self._settings.overlap and current else None
+        rows = self._land(current) if current else OutputRows.none()
+        rejected, self._rejected = self._rejected, []
+        self.num_steps += 1
+        return StepOutputs(*rows.and_errors(rejected), step=self._account(current))
+
+    @torch.inference_mode()
+    def _launch(self, start_s: float, previous: LaunchedStep | None) -> LaunchedStep | None:
+        """Have the device compute the next step; None when there is nothing to compute, or when that takes a
+        preemption, which must wait until `previous` is read."""
+        schedule = self._scheduler.schedule(may_preempt=previous is None)
+        if schedule is None:
+            return None
         for request in schedule.admitted:
             self._sampling.set(request)
-        num_computed = self._scheduler.table.num_computed_tokens[schedule.slots]
-        num_kv_tokens = int((num_computed + schedule.num_new_tokens).sum())
-        rows = self._compute(schedule) if len(schedule.slots) else OutputRows.none()
-        rejected, self._rejected = self._rejected, []
-        step_s = time.perf_counter() - start_s
-        self.num_steps += 1
+        if len(schedule.slots) == 0:
+            return None
+        table, sampling = self._scheduler.table, self._sampling
+        inputs = previous.late_inputs(table, schedule) if previous is not None else None
+        num_kv_tokens = int((table.num_computed_tokens[schedule.slots] + schedule.num_new_tokens).sum())
+        slots_R = schedule.slots[schedule.samples]
+        logits_RV, token_ids_R = self._compute(schedule, slots_R, inputs)
+        logprobs = None
+        if self._reports_logprobs:
+            logprobs = LogprobsOnDevice.where_wanted(logits_RV, token_ids_R, sampling.num_logprobs[slots_R])
+        return LaunchedStep(
+            schedule=schedule,
+            late=self._scheduler.begin(schedule),
+            token_ids_R=token_ids_R,
+            start_s=start_s,
+            num_kv_tokens=num_kv_tokens,
+            host_ids_R=HostCopy(token_ids_R),
+            logprobs=logprobs,
+        )
+
+    def _compute(
+        self, schedule: Schedule, slots_R: I64, inputs: LateInputs | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [R, V] and token ids [R]."""
+        table, sampling = self._scheduler.table, self._sampling
+        if self._decodes is not None and len(slots_R) == len(schedule.slots) == schedule.num_decodes:
+            return self._decodes.run(table, sampling, slots_R, inputs)
+        batch = build_batch(table, schedule, self._model.device)
+        if inputs is not None:
+            inputs.fill(batch.token_ids_T)
+        hidden_RD = self._model.forward(batch.token_ids_T, batch.positions_T, self._kv, batch.attention, batch.last)
+        if len(slots_R) == 0:
+            device = self._model.device
+            return torch.empty(0, 0, device=device), torch.empty(0, dtype=torch.int64, device=device)
+        logits_RV = self._model.logits(hidden_RD)
+        return logits_RV, sample(logits_RV, sampling, slots_R, table.num_tokens[slots_R])
+
+    def _land(self, step: LaunchedStep) -> OutputRows:
+        """Read what it brought. Rows of requests that ended or were aborted meanwhile are nobody's."""
+        token_ids_R, logprobs = step.read()
+        late, table = step.late, self._scheduler.table
+        wanted_R = table.still_wanted(late)
+        if not wanted_R.all():
+            late, token_ids_R, logprobs = late.only(wanted_R), token_ids_R[wanted_R], logprobs.only(wanted_R)
+        self.checksum.add(token_ids_R)
+        finish_R = self._sampling.finish_reasons(late, token_ids_R, table)
+        self._scheduler.commit(late, token_ids_R, finish_R != FinishReason.NONE)
+        return OutputRows(late.request_ids, token_ids_R, finish_R, *logprobs)
+
+    def _account(self, step: LaunchedStep | None) -> StepRecord:
+        """A step lasts from its launch, or the end of the one before, to its own end."""
+        if step is None:
+            return StepRecord(0.0, 0, 0, 0)
+        end_s = time.perf_counter()
+        step_s, self._ended_s = end_s - max(step.start_s, self._ended_s), end_s
         self._total_step_s += step_s
-        record = StepRecord(
+        schedule = step.schedule
+        return StepRecord(
             step_s=step_s,
             num_prefill_tokens=schedule.num_prefill_tokens,
             num_decode_tokens=schedule.num_decode_tokens,
             num_recomputed_tokens=schedule.num_recomputed_tokens,
-            num_kv_tokens=num_kv_tokens,
+            num_kv_tokens=step.num_kv_tokens,
             num_running=schedule.num_running,
             num_without_room=schedule.num_without_room,
             num_deferred=schedule.num_deferred,
         )
-        return StepOutputs(*rows.and_errors(rejected), step=record)
-
-    @torch.inference_mode()
-    def _compute(self, schedule: Schedule) -> OutputRows:
-        table, sampling = self._scheduler.table, self._sampling
-        slots_R = schedule.slots[schedule.samples]
-        if self._decodes is not None and len(slots_R) == len(schedule.slots) == schedule.num_decodes:
-            logits_RV, ids_R = self._decodes.run(table, sampling, slots_R)
-            token_ids_R = ids_R.cpu().numpy().astype(np.int32)
-        else:
-            batch = build_batch(table, schedule, self._model.device)
-            hidden_RD = self._model.forward(
-                batch.token_ids_T, batch.positions_T, self._kv, batch.attention, batch.last
-            )
-            if len(slots_R) == 0:
-                self._scheduler.commit(schedule, np.zeros(0, np.int32), np.zeros(0, np.bool_))
-                return OutputRows.none()
-            logits_RV = self._model.logits(hidden_RD)
-            token_ids_R = sample(logits_RV, sampling, slots_R, table.num_tokens[slots_R])
-        self.checksum.add(token_ids_R)
-        finish_R = sampling.finish_reasons(slots_R, token_ids_R, table)
-        request_ids_R = table.request_ids[slots_R]
-        logprobs = Logprobs.none(len(slots_R))
-        if self._reports_logprobs:
-            logprobs = compute_logprobs(logits_RV, token_ids_R, sampling.num_logprobs[slots_R])
-        self._scheduler.commit(schedule, token_ids_R, finish_R != FinishReason.NONE)
-        return OutputRows(request_ids_R, token_ids_R, finish_R, *logprobs)
 
     def stats(self) -> EngineStats:
         scheduler, totals = self._scheduler, self._scheduler.totals

@@ -21,6 +21,7 @@ from ...kernels.attention_inputs import AttentionInputs
 from ...kernels.ops import sample_tokens
 from ..causal_lm import CausalLM
 from ..kv_cache import KvCache
+from .launched_step import LateInputs
 from .protocol import F32, I32
 from .sampling_state import SamplingState
 from .settings import ResolvedSettings
@@ -69,10 +70,13 @@ class PaddedDecodes:
             step.capture(pool)
         _log.info("captured %d graphs in %.1f s", len(self._steps), time.perf_counter() - start_s)
 
-    def run(self, table: SlotTable, sampling: SamplingState, slots_R: I64) -> Outputs:
-        """Logits [R, V] and the next token ids [R] of these slots, each of which lacks one token."""
+    def run(
+        self, table: SlotTable, sampling: SamplingState, slots_R: I64, late: LateInputs | None = None
+    ) -> Outputs:
+        """Logits [R, V] and the next token ids [R] of these slots, each of which lacks one token; `late` brings the
+        inputs that are not in the table yet."""
         step = self._steps[int(np.searchsorted(self._sizes, len(slots_R)))]
-        logits_BV, ids_B = step.run(table, sampling, slots_R)
+        logits_BV, ids_B = step.run(table, sampling, slots_R, late)
         return logits_BV[: len(slots_R)], ids_B[: len(slots_R)]
 
 
@@ -132,7 +136,7 @@ class _PaddedStep:
         self._replay = replay
 
     @torch.inference_mode()
-    def run(self, table: SlotTable, sampling: SamplingState, slots_R: I64) -> Outputs:
+    def run(self, table: SlotTable, sampling: SamplingState, slots_R: I64, late: LateInputs | None) -> Outputs:
         """All rows with padding; a graph's next replay overwrites them."""
         positions = table.num_computed_tokens[slots_R]
         block_ids = table.block_tables_SB[slots_R, positions // self._block_size].astype(np.int64)
@@ -152,6 +156,8 @@ class _PaddedStep:
         tables = np.full((len(self._tables_BW), num_blocks), self._spare_block, np.int32)
         tables[:num_rows] = table.block_tables_SB[slots_R, :num_blocks]
         _upload(longs, self._longs_5B)
+        if late is not None:
+            late.fill(self._token_ids_B)
         _upload(ints, self._ints_2B)
         _upload(floats, self._floats_2B)
         _upload(tables, self._tables_BW[:, :num_blocks])

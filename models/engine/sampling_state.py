@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .protocol import I32, NO_LOGPROBS, U8, FinishReason
 from .request import Request
-from .slots import I64, SlotTable
+from .slots import I64, LateTokens, SlotTable
 
 
 class SamplingState:
@@ -54,11 +54,12 @@ class SamplingState:
         self._stop_ids_SE[slot, : len(stop_ids)] = stop_ids
         self._num_stop_ids[slot] = len(stop_ids)
 
-    def finish_reasons(self, slots_R: I64, token_ids_R: I32, table: SlotTable) -> U8:
-        """FinishReason of each sequence once these tokens, not yet in the table, are appended."""
+    def finish_reasons(self, late: LateTokens, token_ids_R: I32, table: SlotTable) -> U8:
+        """FinishReason of each sequence with its late token, which now has come."""
+        slots_R = late.slots
         stops: NDArray[np.bool_] = self._is_eos_V[token_ids_R] & self._heeds_eos[slots_R]
         if self._num_stop_ids[slots_R].any():
             stops |= (self._stop_ids_SE[slots_R] == token_ids_R[:, None]).any(1)
-        finish = np.where(table.num_tokens[slots_R] + 1 >= table.max_num_tokens[slots_R], FinishReason.LENGTH, 0)
+        finish = np.where(late.positions + 1 >= table.max_num_tokens[slots_R], FinishReason.LENGTH, 0)
         finish[stops] = FinishReason.STOP
         return finish.astype(np.uint8)

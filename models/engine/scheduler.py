@@ -1,8 +1,10 @@
 """Which tokens each step computes: one budget, no phases. Pure and deterministic, so every rank decides the same.
 
 A running request wants `num_tokens - num_computed_tokens` tokens: its prompt at first, one while it decodes, all it
-has after a preemption. Each step shares the token budget out to running requests, single tokens first and then by
-arrival, and gives what is left to waiting ones, which start in the order of arrival.
+has after a preemption, but never its very last one. Each step shares the token budget out to running requests,
+single tokens first and then by arrival, and gives what is left to waiting ones, which start as they arrived.
+
+The next step may be scheduled while one is under way: its tokens are counted before they are known (`LateTokens`).
 """
 
 from collections import OrderedDict
@@ -17,7 +19,7 @@ from .block_pool import ROOT_HASH, BlockPool, chain_hash
 from .protocol import I32
 from .request import Request
 from .settings import ResolvedSettings
-from .slots import I64, SlotTable
+from .slots import I64, LateTokens, SlotTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,16 @@ class Scheduler:
                 self._vacate(request)
                 self._list_running()
 
-    def schedule(self) -> Schedule:
-        """Choose the tokens of the next step and give them blocks. `commit` must follow once they are computed."""
-        slots, num_new = self._schedule_running()
+    def schedule(self, *, may_preempt: bool = True) -> Schedule | None:
+        """Choose the tokens of the next step and give them blocks; None when that would take a preemption that may
+        not be. `begin` must follow.
+
+        While tokens are late nobody can be preempted: what a request has is not known then.
+        """
+        shares = self._schedule_running(may_preempt)
+        if shares is None:
+            return None
+        slots, num_new = shares
         admitted: list[Request] = []
         num_deferred = 0
         if self._waiting and self._free_slots:
@@ -115,35 +124,43 @@ class Scheduler:
             slots, num_new = slots[order], num_new[order]
         return self._account(slots, num_new, num_decodes, admitted, num_deferred)
 
-    def commit(self, schedule: Schedule, token_ids_R: I32, ended_R: NDArray[np.bool_]) -> None:
-        """The scheduled tokens are computed. `token_ids_R` are the new ones of the sequences that `samples` marks,
-        `ended_R` is true where that token is a request's last."""
+    def begin(self, schedule: Schedule) -> LateTokens:
+        """The step is under way: the scheduled tokens count as computed, and the sequences that `samples` marks
+        each get a token, which `commit` brings."""
+        self.table.num_computed_tokens[schedule.slots] += schedule.num_new_tokens
+        return self.table.expect_tokens(schedule.slots[schedule.samples])
+
+    def commit(self, late: LateTokens, token_ids_R: I32, ended_R: NDArray[np.bool_]) -> None:
+        """The tokens of a step have come, steps in their order; only those that are `still_wanted`. `ended_R` is
+        true where that token is a request's last."""
         table = self.table
-        table.num_computed_tokens[schedule.slots] += schedule.num_new_tokens
-        slots_R = schedule.slots[schedule.samples]
-        table.append_tokens(slots_R, token_ids_R)
+        table.put_tokens(late, token_ids_R)
         self.totals.output_tokens += len(token_ids_R)
         if ended_R.any():
-            for request_id in table.request_ids[slots_R[ended_R]].tolist():
+            ends = zip(late.request_ids[ended_R].tolist(), late.positions[ended_R].tolist(), strict=True)
+            for request_id, position in ends:
                 request = self._running.pop(request_id)
-                num_answered = int(table.num_tokens[request.slot]) - request.num_prompt_tokens
+                num_answered = position + 1 - request.num_prompt_tokens
                 self._answer_share.saw_end(num_answered, request.max_num_tokens - request.num_prompt_tokens)
                 self._vacate(request)
             self._list_running()
 
     # Running requests
 
-    def _schedule_running(self) -> tuple[I64, I64]:
+    def _schedule_running(self, may_preempt: bool) -> tuple[I64, I64] | None:
         """Slots and their shares of the budget; they get the blocks for them, which may take preemptions."""
         table = self.table
         while True:
             slots = self._running_slots
             num_computed = table.num_computed_tokens[slots]
-            num_new = share_budget(table.num_tokens[slots] - num_computed, self._max_num_batched_tokens)
+            num_worth_it = np.minimum(table.num_tokens[slots], table.max_num_tokens[slots] - 1)
+            num_new = share_budget(num_worth_it - num_computed, self._max_num_batched_tokens)
             num_blocks = table.blocks_for(num_computed + num_new) - table.num_blocks[slots]
             growing = num_blocks > 0
             if int(num_blocks[growing].sum()) <= self.pool.num_free:
                 break
+            if not may_preempt:
+                return None
             self._preempt_latest()
         for slot, count in zip(slots[growing].tolist(), num_blocks[growing].tolist(), strict=True):
             table.add_blocks(slot, self.pool.allocate(count))
@@ -155,6 +172,7 @@ class Scheduler:
         assert len(self._running) > 1, "the settings promise that one request of max_model_len fits"
         request_id, request = self._running.popitem()
         table, slot = self.table, request.slot
+        assert not table.num_late[slot], "a request whose tokens are not all known cannot wait"
         request.token_ids = table.token_ids_SL[slot, : table.num_tokens[slot]].copy()
         request.num_seen_tokens = int(table.num_seen_tokens[slot])
         self._vacate(request)
@@ -166,6 +184,7 @@ class Scheduler:
 
     def _vacate(self, request: Request) -> None:
         self.pool.release(self.table.take_blocks(request.slot))
+        self.table.tenures[request.slot] += 1
         self._free_slots.append(request.slot)
         request.slot = -1
 
@@ -209,6 +228,8 @@ class Scheduler:
         num_tokens, num_cached = len(request.token_ids), len(cached_ids) * table.block_size
         request.slot = slot
         table.request_ids[slot] = request.request_id
+        table.tenures[slot] += 1
+        table.num_late[slot] = 0
         table.token_ids_SL[slot, :num_tokens] = request.token_ids
         table.num_prompt_tokens[slot] = request.num_prompt_tokens
         table.num_tokens[slot] = num_tokens
@@ -273,8 +294,9 @@ class Scheduler:
         self.totals.prompt_tokens += int(num_new_prompt.sum())
         self.totals.recomputed_tokens += num_recomputed
         if self._prefix_cache:
-            filling = end // table.block_size > table.num_hashed_blocks[slots]
-            for slot, num_computed in zip(slots[filling].tolist(), end[filling].tolist(), strict=True):
+            known = np.minimum(end, table.num_tokens[slots] - table.num_late[slots])
+            filling = known // table.block_size > table.num_hashed_blocks[slots]
+            for slot, num_computed in zip(slots[filling].tolist(), known[filling].tolist(), strict=True):
                 self._register_full_blocks(self._running[int(table.request_ids[slot])], num_computed)
         return Schedule(
             slots=slots,

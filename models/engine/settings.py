@@ -20,7 +20,7 @@ class EngineSettings:
 
     Attributes:
         model_dir: a Hugging Face directory.
-        dtype: `auto` takes the checkpoint's.
+        dtype: `auto` takes the checkpoint's, or float32 for bfloat16 on a CPU that only emulates it.
         quantization: of the linear layers; `auto` takes the checkpoint's, `fp8` and `mxfp4` round others' weights.
         kv_cache_dtype: `fp8` halves the cache; `auto` takes it where the checkpoint has its scales, else `dtype`.
         max_model_len: most tokens of prompt + answer; None takes the model's, less where the KV cache holds less.
@@ -29,6 +29,8 @@ class EngineSettings:
         block_size: tokens per KV block.
         kv_cache_bytes: per rank; None takes 1 GiB on CPU and 90 % of what is free after loading on a GPU.
         prefix_cache: reuse KV blocks of equal prompt beginnings.
+        overlap: launch a step before the one before it is read, so that the device need not wait for the host; None
+            does so where a device computes by itself, which a CPU does not.
     """
 
     model_dir: Path
@@ -41,6 +43,7 @@ class EngineSettings:
     block_size: int = 16
     kv_cache_bytes: int | None = None
     prefix_cache: bool = True
+    overlap: bool | None = None
 
     def resolve(
         self,
@@ -88,6 +91,7 @@ class EngineSettings:
             num_kv_blocks=num_kv_blocks,
             kv_cache_bytes=num_kv_blocks * kv_bytes_per_token * self.block_size,
             prefix_cache=self.prefix_cache,
+            overlap=device != "cpu" if self.overlap is None else self.overlap,
             device=device,
         )
         _log.info("engine settings: %s", ", ".join(f"{name} {value}" for name, value in resolved.as_dict().items()))
@@ -140,6 +144,7 @@ class ResolvedSettings:
     num_kv_blocks: int
     kv_cache_bytes: int
     prefix_cache: bool
+    overlap: bool
     device: str
 
     def as_dict(self) -> dict[str, str | int | float | bool]:

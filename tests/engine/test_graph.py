@@ -15,8 +15,12 @@ from nfold.models.parallel import TpGroup
 from nfold.models.registry import load_model
 
 
-def load_engine(case: Case, *, decodes: DecodeSteps, num_kv_blocks: int = 256) -> NativeEngine:
-    wishes = make_settings(case.checkpoint, max_num_seqs=11, num_kv_blocks=num_kv_blocks, max_model_len=120)
+def load_engine(
+    case: Case, *, decodes: DecodeSteps, num_kv_blocks: int = 256, overlap: bool = False
+) -> NativeEngine:
+    wishes = make_settings(
+        case.checkpoint, max_num_seqs=11, num_kv_blocks=num_kv_blocks, max_model_len=120, overlap=overlap
+    )
     model = load_model(case.checkpoint, tp=TpGroup.single(), device=CPU, dtype=None)
     assert wishes.kv_cache_bytes is not None
     settings = wishes.resolve(
@@ -37,8 +41,9 @@ def test_greedy_tokens_are_the_same(case: Case, implementation: Implementation) 
     assert [completion.token_ids.tolist() for completion in completions] == case.answers
 
 
-def test_with_few_blocks_the_padding_touches_none_of_them(case: Case) -> None:
-    engine = load_engine(case, decodes="padded", num_kv_blocks=16)
+@pytest.mark.parametrize("overlap", [False, True], ids=["one by one", "overlap"])
+def test_with_few_blocks_the_padding_touches_none_of_them(case: Case, overlap: bool) -> None:
+    engine = load_engine(case, decodes="padded", num_kv_blocks=16, overlap=overlap)
     completions = generate(engine, case.prompts, [greedy(NUM_TOKENS)] * len(case.prompts))
     assert engine.stats().total_preemptions > 0
     assert [completion.token_ids.tolist() for completion in completions] == case.answers

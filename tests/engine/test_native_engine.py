@@ -16,9 +16,14 @@ from nfold.models.parallel import TpGroup
 PROMPT = random_prompts(20, seed=5)[0]
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["one by one", "overlap"])
+def overlap(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> NativeEngine:
-    return load_engine(checkpoint, max_model_len=100, num_kv_blocks=64)
+def engine(checkpoint: Path, overlap: bool) -> NativeEngine:
+    return load_engine(checkpoint, max_model_len=100, num_kv_blocks=64, overlap=overlap)
 
 
 def test_it_is_an_engine(engine: NativeEngine) -> None:
@@ -112,8 +117,8 @@ def test_a_step_without_work_is_empty(engine: NativeEngine) -> None:
     assert outputs.step.num_prefill_tokens == outputs.step.num_decode_tokens == 0
 
 
-def test_abort_frees_blocks_at_once_and_gives_no_more_rows(checkpoint: Path) -> None:
-    engine = load_engine(checkpoint, max_num_seqs=2)
+def test_abort_frees_blocks_at_once_and_gives_no_more_rows(checkpoint: Path, overlap: bool) -> None:
+    engine = load_engine(checkpoint, max_num_seqs=2, overlap=overlap)
     engine.submit(SubmitBatch.build([1, 2, 3], [PROMPT] * 3, [greedy(20)] * 3))
     engine.step()
     stats = engine.stats()

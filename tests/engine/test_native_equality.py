@@ -26,9 +26,10 @@ def answers_of(engine: NativeEngine, case: Case) -> list[list[int]]:
     return [completion.token_ids.tolist() for completion in completions]
 
 
+@pytest.mark.parametrize("overlap", [False, True], ids=["one by one", "overlap"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_tokens_equal_those_of_transformers(case: Case, schedule: str) -> None:
-    engine = load_engine(case.checkpoint, **SCHEDULES[schedule])
+def test_tokens_equal_those_of_transformers(case: Case, schedule: str, overlap: bool) -> None:
+    engine = load_engine(case.checkpoint, overlap=overlap, **SCHEDULES[schedule])
     assert answers_of(engine, case) == case.answers
     stats = engine.stats()
     assert (stats.total_preemptions > 0) == schedule.startswith("few blocks")
@@ -51,8 +52,9 @@ def test_a_second_time_all_prompts_are_in_the_prefix_cache(case: Case) -> None:
     assert cached == sum((len(prompt) - 1) // 8 * 8 for prompt in case.prompts)
 
 
-def test_requests_that_arrive_while_others_run(case: Case) -> None:
-    engine = load_engine(case.checkpoint, max_num_batched_tokens=20)
+@pytest.mark.parametrize("overlap", [False, True], ids=["one by one", "overlap"])
+def test_requests_that_arrive_while_others_run(case: Case, overlap: bool) -> None:
+    engine = load_engine(case.checkpoint, max_num_batched_tokens=20, overlap=overlap)
     waiting, steps = list(enumerate(case.prompts)), []
     while waiting or engine.has_work():
         if waiting and len(steps) % 3 == 0:

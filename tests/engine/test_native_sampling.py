@@ -35,6 +35,7 @@ def alone(checkpoint: Path) -> list[list[int]]:
         {},
         {"max_num_batched_tokens": 6},
         {"num_kv_blocks": 16, "max_model_len": 120, "prefix_cache": False},
+        {"max_num_batched_tokens": 60, "overlap": True},
     ],
 )
 def test_a_seed_gives_the_same_tokens_in_any_batch(
@@ -70,8 +71,9 @@ def test_seeds_differ_and_one_choice_is_greedy(checkpoint: Path) -> None:
     assert answer(engine, PROMPT, only_best) == answer(engine, PROMPT, greedy(10))
 
 
-def test_logprobs_equal_those_of_transformers(case: Case) -> None:
-    engine = load_engine(case.checkpoint, max_num_batched_tokens=40)
+@pytest.mark.parametrize("overlap", [False, True], ids=["one by one", "overlap"])
+def test_logprobs_equal_those_of_transformers(case: Case, overlap: bool) -> None:
+    engine = load_engine(case.checkpoint, max_num_batched_tokens=40, overlap=overlap)
     prompts = [case.prompts[5], case.prompts[1], case.prompts[6]]
     hot = SamplingParams(max_tokens=6, temperature=1.3, top_k=5, seed=7, ignore_eos=True, num_logprobs=4)
     completions = generate(engine, prompts, [hot, greedy(8), greedy(9, num_logprobs=0)])

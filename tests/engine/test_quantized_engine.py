@@ -107,7 +107,7 @@ def test_two_ranks(exam: Exam, full_score: float, tmp_path: Path) -> None:
 
 
 def test_an_fp8_cache_holds_twice_the_tokens_in_the_same_bytes() -> None:
-    plain, fp8 = load(), load(**FP8_CACHE)
+    plain, fp8 = load(dtype="bfloat16"), load(dtype="bfloat16", **FP8_CACHE)
     assert fp8.info.settings["kv_cache_dtype"] == "float8_e4m3fn"
     assert fp8.info.settings["num_kv_blocks"] == 2 * int(plain.info.settings["num_kv_blocks"])
     caches = [[*engine.core._kv.k, *engine.core._kv.v] for engine in (plain, fp8)]

@@ -29,11 +29,12 @@ def random_prompt(rng: random.Random, longest: int) -> list[int]:
     return [rng.randrange(50) for _ in range(length)]
 
 
+@pytest.mark.parametrize("overlap", [False, True], ids=["one by one", "overlap"])
 @pytest.mark.parametrize("seed", range(60))
-def test_random_traffic(seed: int) -> None:
+def test_random_traffic(seed: int, overlap: bool) -> None:
     rng = random.Random(seed)
     settings = random_settings(rng)
-    engine = ToyEngine(settings)
+    engine = ToyEngine(settings, overlap=overlap)
     wanted: dict[int, tuple[list[int], int]] = {}
     aborted: set[int] = set()
     admitted: list[int] = []
@@ -53,7 +54,8 @@ def test_random_traffic(seed: int) -> None:
             if victim not in engine.ended:
                 aborted.add(victim)
         if engine.has_work():
-            admitted += [request.request_id for request in engine.step().admitted]
+            begun = engine.step_if_possible()
+            admitted += [request.request_id for request in begun.admitted] if begun else []
         elif len(wanted) == num_requests:
             break
     else:

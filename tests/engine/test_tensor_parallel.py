@@ -20,6 +20,7 @@ SCHEDULES: dict[int, list[dict[str, Any]]] = {
     2: [
         {"max_num_batched_tokens": 1024},
         {"max_num_batched_tokens": 60, "num_kv_blocks": 20, "prefix_cache": False},
+        {"max_num_batched_tokens": 60, "overlap": True},
     ],
     4: [{"max_num_batched_tokens": 30, "num_kv_blocks": 13}],
 }

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from nfold.models.engine.batch_builder import build_batch
-from nfold.models.engine.protocol import SamplingParams
+from nfold.models.engine.protocol import I32, SamplingParams
 from nfold.models.engine.request import Request
 from nfold.models.engine.scheduler import Schedule, Scheduler
 from nfold.models.engine.settings import ResolvedSettings
+from nfold.models.engine.slots import LateTokens
 
 VOCAB = 50
 
@@ -39,6 +40,7 @@ def make_settings(
         num_kv_blocks=num_kv_blocks,
         kv_cache_bytes=0,
         prefix_cache=prefix_cache,
+        overlap=False,
         device="cpu",
     )
 
@@ -61,10 +63,16 @@ def toy_answer(prompt: list[int], max_tokens: int) -> list[int]:
 
 
 class ToyEngine:
-    """Runs a scheduler step by step and checks, on each, what must always hold."""
+    """Runs a scheduler step by step and checks, on each, what must always hold.
 
-    def __init__(self, settings: ResolvedSettings) -> None:
+    Args:
+        overlap: a step's tokens are told once the next step has begun.
+    """
+
+    def __init__(self, settings: ResolvedSettings, *, overlap: bool = False) -> None:
         self.settings = settings
+        self._overlap = overlap
+        self._under_way: tuple[LateTokens, I32] | None = None
         self.scheduler = Scheduler(settings)
         self.answers: dict[int, list[int]] = {}
         self.ended: set[int] = set()
@@ -76,31 +84,62 @@ class ToyEngine:
         self.answers |= {request.request_id: [] for request in requests}
 
     def has_work(self) -> bool:
-        return bool(self.scheduler.num_running or self.scheduler.num_waiting)
+        return bool(self.scheduler.num_running or self.scheduler.num_waiting or self._under_way)
 
     def run(self, max_steps: int = 10_000) -> None:
         for _ in range(max_steps):
             if not self.has_work():
                 return
-            self.step()
+            self.step_if_possible()
         raise AssertionError(f"not done after {max_steps} steps")
 
     def step(self) -> Schedule:
+        schedule = self.step_if_possible()
+        assert schedule is not None
+        return schedule
+
+    def step_if_possible(self) -> Schedule | None:
+        """What it began; None when nothing could begin before the step under way has landed."""
+        before, self._under_way = self._under_way, None
+        begun = self._begin(before)
+        if before is not None:
+            self._land(*before)
+        if begun is None:
+            return None
+        schedule, *under_way = begun
+        if self._overlap:
+            self._under_way = (under_way[0], under_way[1])
+        else:
+            self._land(*under_way)
+        return schedule
+
+    def _begin(self, before: tuple[LateTokens, I32] | None) -> tuple[Schedule, LateTokens, I32] | None:
         table = self.scheduler.table
-        schedule = self.scheduler.schedule()
+        schedule = self.scheduler.schedule(may_preempt=before is None)
+        if schedule is None or (before is not None and len(schedule.slots) == 0):
+            return None
         self.steps.append(schedule)
         self._check_limits(schedule)
         self._check_blocks()
-        self._write_and_read(schedule)
+        tokens_SL = table.token_ids_SL.copy()
+        if before is not None:
+            wanted = table.still_wanted(before[0])
+            tokens_SL[before[0].slots[wanted], before[0].positions[wanted]] = before[1][wanted]
+        self._write_and_read(schedule, tokens_SL)
         slots = schedule.slots[schedule.samples]
-        tokens = [digest(table.token_ids_SL[slot, : table.num_tokens[slot]]) % VOCAB for slot in slots]
-        ended = table.num_tokens[slots] + 1 >= table.max_num_tokens[slots]
-        for request_id, token, end in zip(table.request_ids[slots].tolist(), tokens, ended, strict=True):
+        tokens = [digest(tokens_SL[slot, : table.num_tokens[slot]]) % VOCAB for slot in slots]
+        return schedule, self.scheduler.begin(schedule), np.array(tokens, np.int32)
+
+    def _land(self, late: LateTokens, tokens: I32) -> None:
+        table = self.scheduler.table
+        wanted = table.still_wanted(late)
+        late, tokens = late.only(wanted), tokens[wanted]
+        ended = late.positions + 1 >= table.max_num_tokens[late.slots]
+        for request_id, token, end in zip(late.request_ids.tolist(), tokens.tolist(), ended, strict=True):
             self.answers[request_id].append(token)
             if end:
                 self.ended.add(request_id)
-        self.scheduler.commit(schedule, np.array(tokens, np.int32), ended)
-        return schedule
+        self.scheduler.commit(late, tokens, ended)
 
     def _check_limits(self, schedule: Schedule) -> None:
         assert len(schedule.slots) > 0, "a step without progress"
@@ -126,7 +165,8 @@ class ToyEngine:
         if not self.settings.prefix_cache:
             assert uses.max() <= 1, "a block owned twice"
 
-    def _write_and_read(self, schedule: Schedule) -> None:
+    def _write_and_read(self, schedule: Schedule, tokens_SL: I32) -> None:
+        """`tokens_SL` are the table's with those that are late."""
         table, size = self.scheduler.table, self.settings.block_size
         batch = build_batch(table, schedule, torch.device("cpu"))
         inputs = batch.attention
@@ -136,7 +176,7 @@ class ToyEngine:
             tokens = slice(starts[row], starts[row + 1])
             positions = batch.positions_T[tokens].numpy()
             assert batch.token_ids_T[tokens].tolist() == table.token_ids_SL[slot, positions].tolist()
-            digests = [digest(table.token_ids_SL[slot, : position + 1]) for position in positions]
+            digests = [digest(tokens_SL[slot, : position + 1]) for position in positions]
             self._kv[inputs.slot_mapping_T[tokens].numpy()] = digests
         for row, slot in enumerate(schedule.slots):
             context = inputs.host_context_lens[row]
@@ -147,7 +187,7 @@ class ToyEngine:
             )
             blocks = inputs.block_tables_SB[row].numpy().astype(np.int64)
             read = self._kv.reshape(-1, size)[blocks].ravel()[:context]
-            expected = [digest(table.token_ids_SL[slot, : position + 1]) for position in range(context)]
+            expected = [digest(tokens_SL[slot, : position + 1]) for position in range(context)]
             assert read.tolist() == expected, f"slot {slot} reads keys of other tokens"
         if not schedule.samples.any():
             assert batch.last is None
