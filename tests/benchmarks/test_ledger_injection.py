@@ -65,7 +65,7 @@ def test_shapley_shares_what_two_causes_lose_together() -> None:
 def test_a_run_goes_on_from_the_cases_that_are_kept(tmp_path: Path) -> None:
     found = dict.fromkeys((*program.COLUMNS, program.UNEXPLAINED), 1.0)
     one = Case(("slow_5", "delay"), NUM, measured=90.0, known={"slow step": 1.0}, found=found)
-    CaseStore(tmp_path / "cases", SETUP).add([one])
+    CaseStore(tmp_path / "cases", SETUP).add(one)
     assert CaseStore(tmp_path / "cases", SETUP).cases == {(("slow_5", "delay"), NUM): one}
     assert CaseStore(tmp_path / "cases", virtual.Setup(15.0, 61.0)).cases == {}
 

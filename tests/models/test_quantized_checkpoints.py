@@ -76,9 +76,9 @@ def loaded_numbers(model: LlamaForCausalLM) -> list[dict[str, tuple[torch.Tensor
     """(numbers, scales) of each layer's matrices."""
     return [
         {
-            "qkv": numbers_of(layer._attention._qkv._quantized),
+            "qkv": numbers_of(layer._attention.first._quantized),
             "output": numbers_of(layer._attention._output._quantized),
-            "gate_up": numbers_of(layer._mlp._gate_up._quantized),
+            "gate_up": numbers_of(layer._mlp.first._quantized),
             "down": numbers_of(layer._mlp._down._quantized),
         }
         for layer in model._layers
@@ -113,11 +113,11 @@ def test_each_weight_is_what_its_numbers_stand_for(form: Form, plain: Path, tmp_
         prefix = f"model.layers.{index}"
         qkv = torch.cat([meant[f"{prefix}.self_attn.{letter}_proj.weight"] for letter in "qkv"])
         gate_up = torch.cat([meant[f"{prefix}.mlp.{name}_proj.weight"] for name in ("gate", "up")])
-        assert torch.equal(values_of(layer._attention._qkv._quantized), qkv)
+        assert torch.equal(values_of(layer._attention.first._quantized), qkv)
         assert torch.equal(
             values_of(layer._attention._output._quantized), meant[f"{prefix}.self_attn.o_proj.weight"]
         )
-        assert torch.equal(values_of(layer._mlp._gate_up._quantized), gate_up)
+        assert torch.equal(values_of(layer._mlp.first._quantized), gate_up)
         assert torch.equal(values_of(layer._mlp._down._quantized), meant[f"{prefix}.mlp.down_proj.weight"])
 
 
