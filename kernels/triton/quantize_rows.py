@@ -53,14 +53,15 @@ def empty_fp8_rows(
     return numbers_RI, torch.empty(num_rows, 1, dtype=torch.float32, device=device)
 
 
-def quantize_rows(x_RI: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    x_RI = x_RI.contiguous()
-    R, num_inputs = x_RI.shape
-    numbers_RI, scale_R1 = empty_fp8_rows(R, num_inputs, dtype, x_RI.device)
-    if R > 0:
+def launch_to_fp8(
+    kernel, x: torch.Tensor, num_rows: int, num_inputs: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a kernel with the parameters of `_quantize_rows` on contiguous x: numbers [R, I] and scales [R, 1]."""
+    numbers_RI, scale_R1 = empty_fp8_rows(num_rows, num_inputs, dtype, x.device)
+    if num_rows > 0:
         tuned = tuning()
-        _quantize_rows[(R,)](
-            x_RI,
+        kernel[(num_rows,)](
+            x,
             numbers_RI,
             scale_R1,
             num_inputs,
@@ -70,3 +71,7 @@ def quantize_rows(x_RI: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor,
             **tuned.norm,
         )
     return numbers_RI, scale_R1
+
+
+def quantize_rows(x_RI: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return launch_to_fp8(_quantize_rows, x_RI.contiguous(), *x_RI.shape, dtype)

@@ -11,8 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..reference import fp8
-from .quantize_rows import SMALLEST_SCALE, empty_fp8_rows, fp8_numbers, row_scale
+from .quantize_rows import fp8_numbers, launch_to_fp8, row_scale
 from .tuning import tuning
 
 
@@ -64,19 +63,5 @@ def silu_and_mul(x_T2I: torch.Tensor) -> torch.Tensor:
 
 def silu_and_mul_to_fp8(x_T2I: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers [T, I] and scales [T, 1]."""
-    x_T2I = x_T2I.contiguous()
     T, num_outputs = x_T2I.shape[0], x_T2I.shape[1] // 2
-    numbers_TI, scale_T1 = empty_fp8_rows(T, num_outputs, dtype, x_T2I.device)
-    if T > 0:
-        tuned = tuning()
-        _silu_and_mul_to_fp8[(T,)](
-            x_T2I,
-            numbers_TI,
-            scale_T1,
-            num_outputs,
-            MAX=fp8.largest(dtype),
-            TINY=SMALLEST_SCALE,
-            BLOCK_I=min(tuned.row_block, triton.next_power_of_2(num_outputs)),
-            **tuned.norm,
-        )
-    return numbers_TI, scale_T1
+    return launch_to_fp8(_silu_and_mul_to_fp8, x_T2I.contiguous(), T, num_outputs, dtype)
