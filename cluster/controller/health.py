@@ -7,8 +7,8 @@
                                          replaced (its node drained, where all its replicas are sick)
 
 A replica is well if it brings tokens while it has requests, completes a small generation when it has none, and
-keeps near its baseline. Never more than a share of a model's replicas is out, the sickest first, and never the last
-one.
+keeps near its baseline, or as near as the best of its model: a slowness that all share would stay if one were
+replaced. Never more than a share of a model's replicas is out, the sickest first, and never the last one.
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,11 @@ def decide_health(
     replicas: Sequence[ReplicaSigns], settings: HealthSettings, memory: Memory, time_s: float
 ) -> tuple[tuple[HealthVerdict, ...], Memory]:
     """What to do about whom, and what to remember of it."""
+    best = _best_speeds(replicas)
     slow = {
         signs.replica_id: memory.slow_since_s.get(signs.replica_id, time_s)
         for signs in replicas
-        if _is_slow(signs, settings, memory)
+        if _is_slow(signs, settings.min_speed * best.get(signs.model, 1.0), memory)
     }
     memory = replace(memory, slow_since_s=slow)
     findings = {
@@ -75,10 +76,19 @@ def needs_probe(signs: ReplicaSigns, settings: HealthSettings, quarantined: bool
     return due and (quarantined or signs.idle_s >= settings.probe_every_s)
 
 
-def _is_slow(signs: ReplicaSigns, settings: HealthSettings, memory: Memory) -> bool:
+def _best_speeds(replicas: Sequence[ReplicaSigns]) -> dict[str, float]:
+    """By model, the highest share of its baseline that a replica in routing keeps; at most 1."""
+    best: dict[str, float] = {}
+    for signs in replicas:
+        if signs.speed is not None and signs.state not in (*OUT, "quarantined"):
+            best[signs.model] = min(1.0, max(best.get(signs.model, 0.0), signs.speed))
+    return best
+
+
+def _is_slow(signs: ReplicaSigns, least: float, memory: Memory) -> bool:
     if signs.speed is None:  # it does nothing now: as it was, if it was slow
         return signs.replica_id in memory.slow_since_s
-    return signs.speed < settings.min_speed
+    return signs.speed < least
 
 
 def _finding(

@@ -72,8 +72,9 @@ class HealthSettings(Section):
     """When a replica counts as sick.
 
     Attributes:
-        min_speed: of its baseline; a replica that is slower for `slow_for_s` is a straggler. What is lost for want
-            of work, to imbalance or the control plane does not count against it.
+        min_speed: of its baseline, or of what the best replica of its model keeps of its own if that is less; one
+            that is slower for `slow_for_s` is a straggler. What is lost for want of work, to imbalance or the
+            control plane does not count against it.
         slow_for_s: how long it is slower.
         stuck_after_s: it holds requests and has not brought a token for so long.
         probe_every_s: a replica that had no requests for so long is asked for a small generation.

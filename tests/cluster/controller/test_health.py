@@ -76,6 +76,14 @@ def test_a_straggler_leaves_after_a_minute_not_for_one_slow_moment() -> None:
     assert "works at 60% of its baseline" in ward.told[0].reason
 
 
+def test_what_slows_all_of_them_goes_with_no_replica() -> None:
+    signs = [replace(one, speed=0.53 + 0.01 * i) for i, one in enumerate(replicas())]
+    assert Ward().go(signs, 300.0).told == []
+
+    ward = Ward().go([replace(signs[0], speed=0.4), *signs[1:]], 70.0)
+    assert ward.remedies == [(Remedy.QUARANTINE, "r0")], "0.4 is less than 0.7 of 0.62"
+
+
 def test_one_that_is_idle_is_no_straggler() -> None:
     assert Ward().go(replicas(speed=None, num_in_flight=0, idle_s=500.0), 600.0).told == []
 
