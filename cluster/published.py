@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import msgspec
-from ray import serve
-from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ReplicaState
 
 from ..deployments import discovery
@@ -13,6 +11,8 @@ from ..deployments.config import ServiceConfig, pool_name
 from ..deployments.cores import CORES_LABEL, parse_cores
 from ..deployments.nodes import alive_nodes
 from ..deployments.router_stats import RouterSnapshot
+from ..deployments.serve_details import deployments_of
+from ..models.errors import StateError
 from .baseline import Baseline
 from .controller.latest import latest_costs
 from .observer import Reading
@@ -54,23 +54,21 @@ def cores_of(replicas: Sequence[ReplicaAddress]) -> list[int]:
 def pool_targets(config: ServiceConfig) -> dict[str, PoolTarget]:
     """What Serve wants of each pool, and how far that is; empty while the service is not deployed."""
     try:
-        application = serve.status().applications.get(config.name)
-    except RayServeException:  # its controller is away
-        return {}
-    if application is None:
+        deployments = deployments_of(config.name)
+    except StateError:
         return {}
     starts = discovery.list_starts(config.name)
     targets: dict[str, PoolTarget] = {}
     for model in config.models:
         for pool in model.pools:
             name = pool_name(model.name, pool)
-            if (deployment := application.deployments.get(name)) is None:
+            if (deployment := deployments.get(name)) is None:
                 continue
             targets[name] = PoolTarget(
                 model=model.name,
                 accelerator=pool.accelerator,
                 tp=pool.tp,
-                num_wanted=sum(deployment.replica_states.get(state, 0) for state in COUNTED_STATES),
+                num_wanted=sum(replica["state"] in COUNTED_STATES for replica in deployment["replicas"]),
                 num_starting=sum(
                     report.pool == name and report.phase != "ready" and not report.error for report in starts
                 ),

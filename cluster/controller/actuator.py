@@ -15,20 +15,14 @@ from ray.exceptions import RayError
 from ...deployments.application import scale_gateways, scale_pool
 from ...deployments.nodes import alive_nodes
 from ...deployments.placement import NodeResources
+from ...deployments.serve_details import Deployments, deployments_of
 from ...models.errors import StateError
 from ..config import NfoldConfig
 from ..provider.autoscaling import read_node_types
 from ..provider.local_types import cores_of_a_node, local_node_types
 from .actuation import Actual, ActualReplica, NodeState, NodeType, Target
 from .actuator_nodes import NodeWatch, drain_node, request_nodes
-from .actuator_serve import (
-    Deployments,
-    deployments_of,
-    end_replica,
-    gateways_in,
-    pools_in,
-    replicas_in,
-)
+from .actuator_serve import end_replica, gateways_in, pools_in, replicas_in
 from .actuator_steps import next_steps
 
 logger = logging.getLogger(__name__)

@@ -2,43 +2,20 @@
 
 import contextlib
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any
 
 import ray
-from ray import serve
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.constants import SERVE_NAMESPACE
-from ray.serve.context import _get_global_client
 from ray.serve.schema import ReplicaState
 
 from ...deployments.application import GATEWAYS
-from ...models.errors import StateError
+from ...deployments.serve_details import Deployments
 from .actuation import ActualPool, ActualReplica
 
-TIMEOUT_S = 10.0
 # A recovering replica serves: only Serve's controller started anew.
 RUNNING = (ReplicaState.RUNNING, ReplicaState.RECOVERING, ReplicaState.PENDING_MIGRATION)
 STARTING = (ReplicaState.STARTING, ReplicaState.UPDATING)
-
-Deployments = dict[str, dict[str, Any]]
-
-
-def deployments_of(service: str) -> Deployments:
-    """What Serve's controller says of each deployment of a service, in the words of Serve's REST API.
-
-    Raises:
-        StateError: the service is not running, or Serve's controller does not answer.
-    """
-    serve.status()  # connects
-    client = _get_global_client()
-    assert client is not None
-    details = cast(
-        dict[str, Any], ray.get(client._controller.get_serve_instance_details.remote(), timeout=TIMEOUT_S)
-    )
-    application = details["applications"].get(service)
-    if application is None:
-        raise StateError(f"service {service!r} is not running on this cluster")
-    return application["deployments"]
 
 
 def pools_in(deployments: Deployments, pools: Collection[str]) -> tuple[ActualPool, ...]:
