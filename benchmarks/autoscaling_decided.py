@@ -121,7 +121,7 @@ def drive(
     actuator = RayActuator(config, find_node_types(config))
     begin, moves = time.monotonic(), []
     for _ in range(args.cycles):
-        for streams, nodes in ((int(saturating * TOO_MANY_FOR_FEWER), served.most), (2, 1)):
+        for streams, nodes in ((int(saturating * TOO_MANY_FOR_FEWER), served.most), (1, 1)):
             clients.want({served.model["name"]: streams})
             moves += await_nodes(actuator, served.node_type, nodes, nodes, begin, args.hold)
     counts = clients.end()
