@@ -5,8 +5,9 @@
 
 A local cluster serves a simulated model on up to three nodes, or with --computed the embedded one on up to two, a
 core each; the baseline of one node is measured first. In each cycle clients ask for more than the nodes bring,
-until all nodes are there that may be, and then for next to nothing, until one is left. Each decision is listed with
-its reason, prediction and score, each node that comes or goes with the time.
+until all nodes are there that may be, and then for next to nothing, until one is left; each time until the decision
+has its score. Each decision is listed with its reason, prediction and score, each node that comes or goes with the
+time.
 Last line: JSON.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoscaling_decisions import ACCELERATOR, ENGINE, await_nodes, decisions, num_flaps
+from autoscaling_decisions import ACCELERATOR, ENGINE, all_scored, await_nodes, decisions, num_flaps
 from autoscaling_drive import ClientProcess
 from kept_results import keep
 from nfold.cluster.config import NfoldConfig
@@ -107,23 +108,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             told = f"{baseline.tokens_per_s:,.0f} tokens/s{'' if args.computed else ' (simulated)'}"
             print(f"  one node: {told} with {baseline.concurrency} requests", flush=True)
             with ClientProcess(api_url(config), args.tokens, "--whole") as clients:
-                figures = drive(config, served, args, clients, baseline.concurrency)
+                figures = drive(config, home, served, args, clients, baseline.concurrency)
             return figures | decisions(home, config.name)
         finally:
             stop_service(state, home, lambda text: None)
 
 
 def drive(
-    config: NfoldConfig, served: Served, args: argparse.Namespace, clients: ClientProcess, saturating: int
+    config: NfoldConfig,
+    home: Path,
+    served: Served,
+    args: argparse.Namespace,
+    clients: ClientProcess,
+    saturating: int,
 ) -> dict[str, Any]:
     from nfold.cluster.controller.actuator import RayActuator, find_node_types
 
     actuator = RayActuator(config, find_node_types(config))
     begin, moves = time.monotonic(), []
+
+    def scored() -> bool:
+        return all_scored(home, config.name)
+
     for _ in range(args.cycles):
         for streams, nodes in ((int(saturating * TOO_MANY_FOR_FEWER), served.most), (1, 1)):
             clients.want({served.model["name"]: streams})
-            moves += await_nodes(actuator, served.node_type, nodes, nodes, begin, args.hold)
+            moves += await_nodes(actuator, served.node_type, nodes, nodes, begin, scored)
     counts = clients.end()
     return {
         "events": len(moves),
@@ -144,7 +154,6 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=5, help="four nodes come and go in each, two with --computed")
     parser.add_argument("--computed", action="store_true", help="the embedded model, not a simulated one")
     parser.add_argument("--tokens", type=int, default=100, help="of the longest answers")
-    parser.add_argument("--hold", type=float, default=75.0, help="seconds at each load, for the scores")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument("--port", type=int, default=18720)
     args = parser.parse_args()
