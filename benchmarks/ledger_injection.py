@@ -189,7 +189,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--singles", action="store_true", help="no pairs")
     parser.add_argument("--quick", action="store_true", help="8 accelerators, no pairs")
     parser.add_argument("--engine", choices=("simulated", "native"), default="simulated")
-    parser.add_argument("--turns", type=int, default=6, help="of the real engine, with and without each injection")
+    parser.add_argument("--turns", type=int, default=8, help="of the real engine, with and without each injection")
     parser.add_argument("--live", action="store_true", help="real time, the first of --accelerators; six minutes")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument(

@@ -5,7 +5,8 @@ own, behind the real data path and this process's router.
     small_kv       one replica of two has a small KV cache
     paused_rank    the second rank of a replica with two is stopped for half a second of every two and a half
 
-The machine's speed drifts, so loads with and without take turns, now one first and now the other, and an
+A machine's speed drifts, by a third within a minute where it is shared. So loads with and without take turns, now
+one first and now the other, each turn also has loads of few requests, for the step times of small batches, and an
 injection's yardstick is what its own turns without it told. What comes out less is the truth, as all else is the
 same in both kinds of turns: of the replica that is hit, all of it is the injection's; of the other, on a core that
 may share caches and more with the first one's, steps are slower or faster. `nothing` has turns without any.
@@ -48,7 +49,9 @@ WORKLOAD = "random-32-64"
 NUM_SLOTS = 32
 # In bfloat16 holds some ten of the workload's requests, of a cache that holds all.
 SMALL_KV_BYTES = 2 << 20
-LOADS, LOAD_S, TURN_S, WARM_S = (1, 4, 8, 16), 3.0, 6.0, 2.0
+# Requests in flight per replica, two such loads in each turn.
+SMALL_LOADS = ((4, 8), (1, 16))
+LOAD_S, TURN_S, WARM_S = 2.0, 5.0, 1.5
 TP_TIMEOUT_S = 60.0
 
 Tell = Callable[[str], None]
@@ -86,45 +89,43 @@ class NativeRun:
 
 
 def run_native(num_turns: int, tell: Tell) -> Generator[NativeRun]:
-    """So many turns with and without each injection; the first is without any. Some eight minutes for six."""
+    """So many turns with and without each injection; the first is without any. Some eleven minutes for eight."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     with (
         _replica(0, cores[:1], None) as (one, pids),
         _replica(1, cores[1:], None) as (other, _),
         _replica(2, cores[:1], SMALL_KV_BYTES) as (small, _),
     ):
-        tell("step times of two replicas")
-        few = [_load([one, other], load, LOAD_S) for load in LOADS]
         tell("turns without any injection")
-        yield _take_turns((), [one, other], [one, other], few, num_turns)
+        yield _take_turns((), [one, other], [one, other], num_turns)
         tell("one of them held back")
-        yield _take_turns(("held_back",), [one, other], [one, other], few, num_turns, pids[0], HELD_BACK)
+        yield _take_turns(("held_back",), [one, other], [one, other], num_turns, pids[0], HELD_BACK)
         tell("one of them with a small KV cache")
-        yield _take_turns(("small_kv",), [one, other], [small, other], few, num_turns)
+        yield _take_turns(("small_kv",), [one, other], [small, other], num_turns)
     with _replica(3, cores, None) as (wide, pids):
-        tell("step times of a replica with two ranks")
-        few = [_load([wide], load, LOAD_S) for load in LOADS]
         tell("its second rank paused now and then")
-        yield _take_turns(("paused_rank",), [wide], [wide], few, num_turns, pids[1], PAUSED)
+        yield _take_turns(("paused_rank",), [wide], [wide], num_turns, pids[1], PAUSED)
 
 
 def _take_turns(
     injections: tuple[str, ...],
     clean: Sequence[ReplicaAddress],
     injected: Sequence[ReplicaAddress],
-    few: Sequence[LoadResult],
     num_turns: int,
     pid: int = 0,
     stops: Stops | None = None,
 ) -> NativeRun:
+    small: list[LoadResult] = []
     without: list[LoadResult] = []
     turns: list[LoadResult] = []
+    _load(clean, None, WARM_S)  # what is computed for the first time takes longer
     for turn in range(num_turns):
+        small += [_load(clean, load, LOAD_S) for load in SMALL_LOADS[turn % 2]]
         for is_injected in (False, True) if turn % 2 == 0 else (True, False):
             with _stopping(pid, stops) if stops and is_injected else nullcontext():
                 result = _load(injected if is_injected else clean, None, TURN_S)
             (turns if is_injected else without).append(result)
-    told = [span for result in (*few, *without) for span in spans(result.samples)]
+    told = [span for result in (*small, *without) for span in spans(result.samples)]
     curve = fit_curve([span.steps for span in told])
     assert curve is not None, "there were steps of all sizes"
     window_s, clean_s = (sum(result.window_s for result in results) for results in (turns, without))
