@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-slow check install bench bench-engine bench-engine-rivals bench-overhead bench-scaling bench-autoscaling prove-ssh bench-ledger bench-control-plane check-report clean
+.PHONY: demo test test-slow check install bench bench-engine bench-engine-rivals bench-overhead bench-scaling bench-autoscaling prove-ssh bench-ledger bench-control-plane bench-mlperf check-report clean
 
 demo: install
 	nfold demo
@@ -59,10 +59,15 @@ bench-autoscaling: install
 prove-ssh: install
 	python benchmarks/listed_hosts.py
 
-# About an hour and a half; keeps each measurement's last line.
+# About two hours; keeps each measurement's last line.
 CONTROL_PLANE := offline server interactive peak rival mixed growth streams
 bench-control-plane: install
 	for name in $(CONTROL_PLANE); do python benchmarks/control_plane.py $$name --keep benchmarks/results || exit 1; done
+
+# About two hours: ten LoadGen runs of ten minutes and more.
+bench-mlperf: install
+	for served in embedded llama2-70b gpt-oss-120b; do \
+		python benchmarks/mlperf_runs.py $$served --keep benchmarks/results || exit 1; done
 
 # A page of `nfold report`, opened in a Chromium that is installed.
 check-report: install
