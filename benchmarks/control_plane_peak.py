@@ -8,16 +8,16 @@ from control_plane_fleet import ACCELERATORS_PER_NODE, num_cores, start_fleet
 from control_plane_report import Goal, print_goals, what_is_full
 from control_plane_runs import Figures, Times, arrive
 from control_plane_scenarios import ACCELERATOR, MODEL_PROFILE, print_cpu, print_latencies, scenario_config
-from nfold.models.engine.simulated.lengths import WORKLOADS
 from nfold.models.engine.simulated.profile import load_profile
 from nfold.models.errors import OverloadedError, UnavailableError
 
 Progress = Callable[[str], None]
 
 PEAK_QUERIES = 20_000.0
-PEAK_STEPS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+PEAK_STEPS = (0.2, 0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0)
 PEAK_ADDED_MS = 100.0
-PEAK_ANSWER_TOKENS = 8
+# Short, so that few engines are needed: the path's work for a query does not depend on its length, but for bytes.
+PEAK_PROMPT_TOKENS, PEAK_ANSWER_TOKENS = 64, 8
 # Of an engine's time that queries take. With less, the engines make many steps for few tokens; above the most, they
 # and not the router would be measured.
 PEAK_ENGINE_SHARE = 0.8
@@ -55,7 +55,7 @@ def peak(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
             break
         best, held = figures, figures["offered_queries_per_s"] or 0.0
     print_goals(
-        f"Peak, {ACCELERATOR}, answers of {PEAK_ANSWER_TOKENS} tokens, one router process",
+        f"Peak, {ACCELERATOR}, {PEAK_PROMPT_TOKENS} tokens in and {PEAK_ANSWER_TOKENS} out, one router process",
         [Goal("queries/s", held, goal, note="published heads: about 4,000")],
     )
     print(f"  {stopped}")
@@ -84,6 +84,7 @@ def _arrive(args: argparse.Namespace, rate: float, count: int, progress: Progres
             times,
             progress,
             seed=args.seed,
+            prompt_tokens=PEAK_PROMPT_TOKENS,
             answer_tokens=PEAK_ANSWER_TOKENS,
             warm=False,
         )
@@ -93,5 +94,5 @@ def _arrive(args: argparse.Namespace, rate: float, count: int, progress: Progres
 def engine_s_per_query() -> float:
     """Of an engine's time, for a query with a short answer, beyond what steps take anyway."""
     profile = load_profile(f"{ACCELERATOR}--{MODEL_PROFILE}")
-    prompt_s = WORKLOADS[profile.workload].prompt.mean * profile.curve.prefill_token_s
-    return prompt_s + PEAK_ANSWER_TOKENS * profile.curve.decode_token_s
+    curve = profile.curve
+    return PEAK_PROMPT_TOKENS * curve.prefill_token_s + PEAK_ANSWER_TOKENS * curve.decode_token_s

@@ -68,6 +68,7 @@ def poisson(
     queries_per_s: float,
     seconds: float,
     *,
+    prompt_tokens: int | None = None,
     answer_tokens: int | None = None,
     warm_tpot_s: float | None = None,
     ramp_s: float = 0.0,
@@ -76,6 +77,7 @@ def poisson(
     """Poisson arrivals with the lengths of the profile's data set.
 
     Args:
+        prompt_tokens: every prompt has so many; None takes the data set's.
         answer_tokens: every answer has so many, and max_tokens is the same; None takes the data set's.
         warm_tpot_s: begin as if arrivals had come for ever, with so long between two tokens of an answer: what
             would be in flight comes within the first `ramp_s`, as it would then be. Near saturation an engine needs
@@ -93,6 +95,8 @@ def poisson(
         )
         order = np.argsort(due_s, kind="stable")
         due_s, prompt_lens, answer_lens = due_s[order], prompt_lens[order], answer_lens[order]
+    if prompt_tokens is not None:
+        prompt_lens = np.full(len(due_s), prompt_tokens, np.int32)
     if answer_tokens is not None:
         answer_lens, longest = np.full(len(due_s), answer_tokens, np.int32), answer_tokens
     return _requests(profile, due_s, prompt_lens, answer_lens, longest, random)

@@ -87,6 +87,7 @@ def arrive(
     progress: Progress,
     *,
     seed: int,
+    prompt_tokens: int | None = None,
     answer_tokens: int | None = None,
     warm: bool = True,
     replay: bool = True,
@@ -94,7 +95,7 @@ def arrive(
     """Poisson arrivals of `rate` queries/s on all replicas.
 
     Args:
-        answer_tokens: every answer has so many; None takes the data set's.
+        prompt_tokens, answer_tokens: every prompt and answer has so many; None takes the data set's.
         warm: begin as if arrivals had come for ever, if the time before the window is enough for that.
         replay: also what the control plane added to TTFT, see `control_plane_ideal`.
     """
@@ -102,7 +103,14 @@ def arrive(
     seconds = times.warmup_s + times.window_s
     tpot_s = _typical_tpot_s(replicas, rate) if warm and times.warmup_s > RAMP_S else None
     requests = poisson(
-        profile, rate, seconds, answer_tokens=answer_tokens, warm_tpot_s=tpot_s, ramp_s=RAMP_S, seed=seed
+        profile,
+        rate,
+        seconds,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        warm_tpot_s=tpot_s,
+        ramp_s=RAMP_S,
+        seed=seed,
     )
     begin_s, end_s = times.warmup_s, seconds
     with ExitStack() as stack:
