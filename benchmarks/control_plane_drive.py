@@ -279,6 +279,7 @@ def run_to_end(drives: Sequence[Drive], progress: Progress, timeout_s: float) ->
     """
     for drive in drives:
         drive.start()
+        drive.queue_backlog()
     teller = _Teller(drives, progress)
     samples: list[list[tuple[float, int]]] = [[] for _ in drives]
     while not all(drive.ended for drive in drives):

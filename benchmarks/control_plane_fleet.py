@@ -143,11 +143,14 @@ def _simulated_nodes(config: NfoldConfig) -> list[SimulatedNodesConfig]:
 
 
 @contextmanager
-def open_router(fleet: Fleet, replicas: Sequence[ReplicaAddress] | None = None) -> Generator[Router]:
-    """A router of this process on these replicas; None means all."""
+def open_router(
+    fleet: Fleet, replicas: Sequence[ReplicaAddress] | None = None, *, finite_batch: bool = False
+) -> Generator[Router]:
+    """A router of this process on these replicas; None means all. `finite_batch`: see `RouterSettings`."""
     from nfold.cluster.measure import measuring_router
 
-    with measuring_router(fleet.replicas if replicas is None else replicas, fleet.keys, timeout_s=60.0) as router:
+    chosen = fleet.replicas if replicas is None else replicas
+    with measuring_router(chosen, fleet.keys, timeout_s=60.0, finite_batch=finite_batch) as router:
         yield router
 
 

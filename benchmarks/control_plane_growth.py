@@ -16,7 +16,7 @@ from nfold.models.errors import OverloadedError, StateError, UnavailableError
 Progress = Callable[[str], None]
 
 GROWTH_PROFILE = "gpt-oss-120b"
-GROWTH_SIZES = (8, 87, 256, 512)
+GROWTH_SIZES = (8, 87, 176, 256, 512)
 GROWTH_GOAL = 0.98
 
 

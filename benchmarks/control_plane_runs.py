@@ -49,7 +49,8 @@ def saturate(
 def answer_all(
     fleet: Fleet, groups: Sequence[Sequence[ReplicaAddress]], seconds: float, progress: Progress, *, seed: int
 ) -> list[Figures]:
-    """Offline with an end on each group, side by side: queries for so many seconds by the published rates.
+    """Offline with an end on each group, side by side: queries for so many seconds by the published rates, all of
+    them asked at once, as LoadGen does.
 
     Returns:
         Of each: `finite_tokens_per_s` to the last answer, `saturated_tokens_per_s` without ramp and tail, `tail_s`
@@ -61,7 +62,7 @@ def answer_all(
             profile, _ = profile_of(group[0])
             count = round(sum(queries_per_s(replica) for replica in group) * seconds)
             requests = backlog(profile, count, seed=seed + number)
-            drives.append(_drive(fleet, stack, group, requests, max_open=_max_open(group)))
+            drives.append(_drive(fleet, stack, group, requests, max_open=None, finite_batch=True))
         samples = run_to_end(drives, progress, timeout_s=10 * seconds + 600)
         _check(drives)
     found: list[Figures] = []
@@ -190,9 +191,10 @@ def _drive(
     replicas: Sequence[ReplicaAddress],
     requests: Requests,
     max_open: int | None,
+    finite_batch: bool = False,
 ) -> Drive:
     profile, _ = profile_of(replicas[0])
-    router = stack.enter_context(open_router(fleet, replicas))
+    router = stack.enter_context(open_router(fleet, replicas, finite_batch=finite_batch))
     return Drive(router, MODEL, requests, Prompts(profile.vocab_size), max_open=max_open)
 
 

@@ -34,14 +34,22 @@ Progress = Callable[[str], None]
 
 @contextmanager
 def measuring_router(
-    addresses: Sequence[ReplicaAddress], keys: ServiceKeys | None, *, timeout_s: float = 30.0
+    addresses: Sequence[ReplicaAddress],
+    keys: ServiceKeys | None,
+    *,
+    timeout_s: float = 30.0,
+    finite_batch: bool = False,
 ) -> Generator[Router]:
     """A router of this process, connected to all of `addresses`; closed at the end.
+
+    Args:
+        finite_batch: see `RouterSettings`.
 
     Raises:
         UnavailableError: a replica is not ready within `timeout_s`; says which and why.
     """
-    router = Router(f"load-{this_host()}-{uuid.uuid4().hex[:8]}", keys, RouterSettings(max_queued=1_000_000))
+    settings = RouterSettings(max_queued=1_000_000, finite_batch=finite_batch)
+    router = Router(f"load-{this_host()}-{uuid.uuid4().hex[:8]}", keys, settings)
     try:
         router.update_replicas(addresses)
         _wait_until_ready(router, len(addresses), timeout_s)

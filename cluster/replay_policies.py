@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deployments.dispatch import LOOK_AHEAD
-from ..deployments.routing_policy import assign, longest_first, tail_room, weigh
+from ..deployments.routing_policy import assign, longest_first, tail_room, weigh, while_it_runs
 from ..deployments.speed import TokenCosts
 
 F64 = NDArray[np.float64]
@@ -46,15 +46,15 @@ def earliest_finish(view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I
     """Ours for requests that come over time."""
     total = int(np.maximum(view.room, 0).sum())
     prompt_lens, expected = prompt_lens[:total], expected[:total]
+    mean_prompt, mean_output = float(prompt_lens.mean()), float(expected.mean())
     candidates, weight = weigh(
         view.room,
-        view.prompt_tokens,
-        view.output_tokens,
+        *while_it_runs(view.in_flight, view.prompt_tokens, mean_prompt, mean_output),
         view.costs,
         view.delay_s,
-        mean_prompt=float(prompt_lens.mean()),
-        mean_output=float(expected.mean()),
-        steps=float(expected.mean()),
+        mean_prompt=mean_prompt,
+        mean_output=mean_output,
+        steps=mean_output,
     )
     chosen = assign(weight * prompt_lens + expected, candidates)
     return np.arange(len(chosen)), chosen

@@ -15,7 +15,7 @@ from .replica_loads import F64, NEVER, ReplicaLoads
 from .request_table import RequestTable
 from .router_settings import RouterSettings
 from .router_state import Replica
-from .routing_policy import Candidates, assign, longest_first, retry_after_s, tail_room, weigh
+from .routing_policy import Candidates, assign, longest_first, retry_after_s, tail_room, weigh, while_it_runs
 from .wire import Abort, Submit
 
 # Requests of a finite batch that are looked at, at least: longer ones go first.
@@ -146,17 +146,27 @@ class Dispatcher:
         """What requests cost, and what the replicas in these `rows` of the model's have to do already."""
         numbers = model.numbers[rows]
         way_in = self._loads.way_in(numbers)
-        # A batch that is there as a whole gains nothing where its next request would start soonest.
-        delay_s = way_in.delay_s if self._settings.finite_batch else way_in.wait_s(now_s)
         mean_prompt, mean_output = float(prompt_tokens.mean()), float(output_tokens.mean())
+        num_in_flight = self._loads.num_held(numbers)
+        steps: F64 | float = mean_output
+        if self._settings.finite_batch:
+            prompts, outputs = self._loads.backlog(numbers, mean_prompt, mean_output)
+            # It gains nothing where its next request would start soonest, and ends with the longest answer.
+            delay_s = way_in.delay_s
+            steps = np.maximum(model.answers.longest_of(num_in_flight), mean_output)
+        else:
+            delay_s = way_in.wait_s(now_s)
+            own_prompts = self._loads.prompt_tokens[numbers]
+            prompts, outputs = while_it_runs(num_in_flight, own_prompts, mean_prompt, mean_output)
         candidates, weight = weigh(
             room,
-            *self._loads.backlog(numbers, mean_prompt, mean_output),
+            prompts,
+            outputs,
             model.token_costs(rows),
             delay_s,
             mean_prompt=mean_prompt,
             mean_output=mean_output,
-            steps=mean_output,
+            steps=steps,
         )
         return weight * prompt_tokens + output_tokens, candidates
 

@@ -93,6 +93,10 @@ class ReplicaLoads:
         how many all of them may."""
         return _room(numbers, self.accepts, self.limit, self.num_in_flight, self.num_others)
 
+    def num_held(self, numbers: Indices) -> Indices:
+        """Requests of all routers that each holds."""
+        return self.num_in_flight[numbers] + self.num_others[numbers]
+
     def backlog(self, numbers: Indices, mean_prompt: float, mean_output: float) -> tuple[F64, F64]:
         """Prompt and output tokens that each has to compute. The means are reckoned for each request of others."""
         others = self.num_others[numbers]

@@ -2,10 +2,11 @@
 
 A request goes where it is expected to finish first:
 
-    expected finish there  =  the way in  +  its own steps alone  +  (tokens outstanding there + its own) / speed
+    expected finish there  =  the way in  +  its own steps alone  +  (tokens computed there + its own) / speed
 
-Tokens count by what they cost at that replica (`speed`), output tokens by what is expected of them
-(`length_prediction`). The way in ends when the replica's engine takes in requests next (`clumping`).
+Of a batch that is there as a whole, what is outstanding there is computed before; else, what runs beside it
+(`while_it_runs`). Tokens count by what they cost at that replica (`speed`), output tokens by what is expected of
+them (`length_prediction`). The way in ends when the replica's engine takes in requests next (`clumping`).
 """
 
 import math
@@ -123,6 +124,22 @@ def weigh(
         delay_s=delay_s + costs.step_s * steps,
     )
     return candidates, weight
+
+
+def while_it_runs(
+    num_in_flight: I64, prompt_tokens: F64, mean_prompt: float, mean_output: float
+) -> tuple[F64, F64]:
+    """[K] prompt and output tokens that each computes before a mean request that joins it now ends there.
+
+    An engine computes all its requests side by side, and others follow those that end, so whoever joins n requests
+    shares it with n until the end, whatever is left of each:
+
+        step        =  alone + an output token of each of n + the prompts that come meanwhile
+        ends after  =  its steps alone + n requests like it, prompts and all            (by Little's law)
+
+    On top come the `prompt_tokens` that wait there already, as they are computed first.
+    """
+    return prompt_tokens + num_in_flight * mean_prompt, num_in_flight * mean_output
 
 
 def tail_room(mean_cost: float, num_queued: int, candidates: Candidates) -> I64:

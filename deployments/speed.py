@@ -11,6 +11,7 @@ be starved for looking slow.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +35,17 @@ _STEPS_BEFORE_CLAMPING = 8.0
 
 @dataclass(frozen=True, slots=True)
 class StepCosts:
-    """One pool's line: seconds of a step, and on top of that of each of its prompt and decode tokens."""
+    """One pool's line: seconds of a step, and on top of that of each of its prompt and decode tokens.
+
+    Attributes:
+        alone_s: of a step with hardly a token, as a baseline tells; infinite when none does. Full batches do not
+            show it: the context that they hold always is in `fixed_s`, too.
+    """
 
     fixed_s: float
     prompt_token_s: float
     output_token_s: float
+    alone_s: float = inf
 
     def step_s(self, num_prompt: float, num_decode: float) -> float:
         return self.fixed_s + self.prompt_token_s * num_prompt + self.output_token_s * num_decode
@@ -56,6 +63,7 @@ class StepLine:
         self._p = self._d = self._y = 0.0
         self._pp = self._pd = self._dd = self._py = self._dy = 0.0
         self._costs: StepCosts | None = None
+        self._alone_s = inf
         self._num_unsolved = 0
 
     @classmethod
@@ -70,6 +78,8 @@ class StepLine:
         line = cls()
         for num_prompt, num_decode, step_s in points:
             line._add(num_prompt, num_decode, step_s, weight_steps / len(points))
+        if (costs := line.costs) is not None:
+            line._alone_s = costs.fixed_s
         return line
 
     @property
@@ -132,7 +142,7 @@ class StepLine:
         variable_s = slope_p * p + slope_d * d
         if variable_s > y:
             slope_p, slope_d, variable_s = slope_p * y / variable_s, slope_d * y / variable_s, y
-        self._costs = StepCosts(y - variable_s, slope_p, slope_d)
+        self._costs = StepCosts(y - variable_s, slope_p, slope_d, self._alone_s)
 
 
 def observe_step(
@@ -194,14 +204,17 @@ def token_costs(
     """
     known = np.array([one is not None for one in costs], np.bool_)
     rows = np.array(
-        [(one.fixed_s, one.prompt_token_s, one.output_token_s) if one else (0.0, 0.0, 0.0) for one in costs]
-    ).reshape(-1, 3)
+        [
+            (min(c.alone_s, c.fixed_s), c.prompt_token_s, c.output_token_s, c.fixed_s) if c else (0.0,) * 4
+            for c in costs
+        ]
+    ).reshape(-1, 4)
     if pool_of is not None:
         known, rows = known[pool_of], rows[pool_of]
-    rows[:, 2] += rows[:, 0] / full_batch
+    rows[:, 2] += rows[:, 3] / full_batch
     rows *= slowness[:, None]
     if known.any():
         rows[~known] = rows[known].mean(axis=0)
     else:
-        rows[:] = (0.0, 1.0, 1.0)
+        rows[:] = (0.0, 1.0, 1.0, 0.0)
     return TokenCosts(rows[:, 0], rows[:, 1], np.maximum(rows[:, 2], 1e-12))
