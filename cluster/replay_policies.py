@@ -102,6 +102,23 @@ def least_outstanding(view: FleetView, prompt_lens: I32, expected: F64) -> tuple
     return np.arange(len(chosen)), np.array(chosen, np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class WeighedByHand:
+    """To the replica with the fewest requests for its weight."""
+
+    weights: tuple[float, ...]
+
+    def __call__(self, view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I64, I64]:
+        room = np.maximum(view.room, 0)
+        after = view.in_flight + 1.0
+        chosen = np.empty(min(len(prompt_lens), int(room.sum())), np.int64)
+        for i in range(len(chosen)):
+            best = chosen[i] = int(np.argmin(np.where(room > 0, after / self.weights, np.inf)))
+            room[best] -= 1
+            after[best] += 1.0
+        return np.arange(len(chosen)), chosen
+
+
 class RoundRobin:
     """To each in turn that has room."""
 

@@ -11,7 +11,6 @@ be starved for looking slow.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +37,14 @@ class StepCosts:
     """One pool's line: seconds of a step, and on top of that of each of its prompt and decode tokens.
 
     Attributes:
-        alone_s: of a step with hardly a token, as a baseline tells; infinite when none does. Full batches do not
+        alone_s: of a step with hardly a token, as a baseline tells; None when none does. Full batches do not
             show it: the context that they hold always is in `fixed_s`, too.
     """
 
     fixed_s: float
     prompt_token_s: float
     output_token_s: float
-    alone_s: float = inf
+    alone_s: float | None = None
 
     def step_s(self, num_prompt: float, num_decode: float) -> float:
         return self.fixed_s + self.prompt_token_s * num_prompt + self.output_token_s * num_decode
@@ -63,7 +62,7 @@ class StepLine:
         self._p = self._d = self._y = 0.0
         self._pp = self._pd = self._dd = self._py = self._dy = 0.0
         self._costs: StepCosts | None = None
-        self._alone_s = inf
+        self._alone_s: float | None = None
         self._num_unsolved = 0
 
     @classmethod
@@ -205,7 +204,9 @@ def token_costs(
     known = np.array([one is not None for one in costs], np.bool_)
     rows = np.array(
         [
-            (min(c.alone_s, c.fixed_s), c.prompt_token_s, c.output_token_s, c.fixed_s) if c else (0.0,) * 4
+            (c.fixed_s if c.alone_s is None else c.alone_s, c.prompt_token_s, c.output_token_s, c.fixed_s)
+            if c
+            else (0.0,) * 4
             for c in costs
         ]
     ).reshape(-1, 4)

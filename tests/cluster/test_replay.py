@@ -13,6 +13,7 @@ from nfold.cluster.replay import replay as run
 from nfold.cluster.replay_policies import (
     Random,
     RoundRobin,
+    WeighedByHand,
     earliest_finish,
     finite_batch,
     least_outstanding,
@@ -77,13 +78,25 @@ def test_a_hundred_thousand_requests_never_worse_than_least_outstanding(name: st
 def test_unequal_replicas_need_no_weights(name: str) -> None:
     """Clearly better than policies that do not know speeds, in all three figures."""
     replicas = fleet(name, "server")
-    recording = requests_for(replicas, 1000)
+    recording = requests_for(replicas, 10_000)
     ours = run(recording, replicas, earliest_finish)
 
     for policy in (least_outstanding, RoundRobin(), Random(seed=0)):
         theirs = run(recording, replicas, policy)
         assert_not_worse(ours, theirs, 1.0)
         assert ours.makespan_s < 0.97 * theirs.makespan_s
+
+
+def test_measured_costs_beat_weights_set_by_published_speed() -> None:
+    """At the sum of the published rates, where published runs weighed pools by hand."""
+    replicas = fleet("mixed", "server")
+    recording = requests_for(replicas, 20_000, load=1.0)
+    speeds = tuple(one.profile.scenario("server").figures["tokens_per_s"].value or 0.0 for one in replicas)
+    ours, theirs = (run(recording, replicas, policy) for policy in (earliest_finish, WeighedByHand(speeds)))
+
+    assert_complete(ours)
+    assert_not_worse(ours, theirs, 1.0)
+    assert ours.latency_s(50) < 0.95 * theirs.latency_s(50)
 
 
 def test_a_far_pool_gets_less_while_there_is_little_to_do() -> None:

@@ -13,6 +13,7 @@ from nfold.deployments.routing_policy import (
     retry_after_s,
     tail_room,
     weigh,
+    while_it_runs,
 )
 from nfold.deployments.speed import TokenCosts
 
@@ -132,6 +133,27 @@ def test_weigh_gives_the_seconds_of_prompt_and_output_tokens() -> None:
     assert weight == pytest.approx((0.5 + 0.25) / 2)
     request_s = (weight * 100 + 50) / candidates.tokens_per_s
     assert request_s == pytest.approx([100 * 4e-4 + 50 * 8e-4, 100 * 1e-4 + 50 * 4e-4])
+
+
+def test_whoever_joins_shares_the_engine_with_all_that_run_there() -> None:
+    """Steady arrivals at one engine: what is expected of a request is what it then takes.
+
+    By Little's law n = rate x time in flight; in a second, steps have what prompts leave of it.
+    """
+    prompt_s, output_s, alone_s, mean_prompt, mean_output, rate = 3e-5, 5e-5, 0.01, 300.0, 200.0, 30.0
+    prompt_share = rate * mean_prompt * prompt_s
+    true_s = mean_output * alone_s / (1.0 - prompt_share - rate * mean_output * output_s)
+    prompts, outputs = while_it_runs(np.array([rate * true_s]), np.zeros(1), mean_prompt, mean_output)
+
+    expected_s = mean_output * alone_s + prompts[0] * prompt_s + outputs[0] * output_s
+    assert expected_s == pytest.approx(true_s)
+
+
+def test_prompts_that_wait_are_computed_first() -> None:
+    prompts, outputs = while_it_runs(np.array([2, 2]), np.array([0.0, 500.0]), 100.0, 50.0)
+
+    assert prompts.tolist() == [200.0, 700.0]
+    assert outputs.tolist() == [100.0, 100.0]
 
 
 def test_little_work_goes_where_a_request_ends_first_however_much_a_slow_one_could_take() -> None:

@@ -95,6 +95,18 @@ def test_a_pool_starts_from_its_baseline_and_learns_better() -> None:
     assert solved(line).output_token_s == pytest.approx(truth.output_token_s, rel=0.1)
 
 
+def test_full_batches_do_not_hide_what_a_step_takes_alone() -> None:
+    """The context that they hold costs the same in every step, however many requests hold it."""
+    truth, context_s, batch = ACCELERATORS["MI300X"], 0.03, 1500
+    line = StepLine.from_baseline([(0, d, truth.step_s(0, d)) for d in (10, 100, 1000)])
+    for i in range(5000):
+        line.observe(0, batch + i % 7, truth.step_s(0, batch + i % 7) + context_s)
+    found = token_costs([line.costs], np.ones(1), np.full(1, float(batch)))
+
+    assert found.step_s[0] == pytest.approx(truth.fixed_s, rel=0.01)
+    assert found.output_token_s[0] * batch == pytest.approx(truth.step_s(0, batch) + context_s, rel=0.01)
+
+
 def test_one_odd_step_does_not_turn_the_estimates_over() -> None:
     line = StepLine()
     teach(line, ACCELERATORS["MI325X"])
