@@ -52,12 +52,12 @@ def scale_pools(config: NfoldConfig, targets: Mapping[str, int], progress: Progr
     """
     since, before = time.time(), replica_counts(config)
     counts = {**before, **targets}
-    num_machines = len({node.address for node in alive_nodes()})
+    num_gateways = len({node.address for node in alive_nodes()}) * config.http.gateways
     for pool, target in targets.items():
         scale_pool(config.name, pool, target)
-    scale_gateways(config.name, num_machines)
+    scale_gateways(config.name, num_gateways)
     if any(counts[pool] > before[pool] for pool in counts):
-        plan = ServicePlan(counts, num_machines, ingress_everywhere=False)
+        plan = ServicePlan(counts, num_gateways, ingress_everywhere=False)
         wait_ready(config, plan, READY_TIMEOUT_S, told_pools(progress), since)
     wait_settled(config, counts, progress)
 

@@ -39,7 +39,7 @@ class ServicePlan:
 
     Attributes:
         num_replicas: by pool.
-        num_gateways: one per machine.
+        num_gateways: of all machines.
         ingress_everywhere: each node has an ingress of its own; else the head alone, because nodes share a machine.
     """
 
@@ -60,7 +60,8 @@ def plan_service(config: ServiceConfig, nodes: Sequence[NodeResources]) -> Servi
         if model.simulated is None:  # else the config was all there is to check
             _check_model(f"models[{index}]", model)
     num_machines = len({node.address for node in nodes})
-    return ServicePlan(check_fit(config.pools, nodes), num_machines, num_machines == len(nodes))
+    num_gateways = num_machines * config.http.gateways
+    return ServicePlan(check_fit(config.pools, nodes), num_gateways, num_machines == len(nodes))
 
 
 def build_application(config: ServiceConfig, plan: ServicePlan) -> serve.Application:
@@ -94,7 +95,7 @@ def build_application(config: ServiceConfig, plan: ServicePlan) -> serve.Applica
     gateways = serve.deployment(
         name=GATEWAYS,
         num_replicas=plan.num_gateways,
-        max_replicas_per_node=1,
+        max_replicas_per_node=config.http.gateways,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=UNLIMITED,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
@@ -131,7 +132,7 @@ def scale_pool(service: str, pool: str, num_replicas: int) -> None:
 
 
 def scale_gateways(service: str, num_gateways: int) -> None:
-    """One per machine, after machines came or went. Raises StateError."""
+    """After machines came or went. Raises StateError."""
     _scale(service, GATEWAYS, num_gateways)
 
 

@@ -1,4 +1,4 @@
-"""The gateway: Serve's ingress, one per node. It speaks the OpenAI API and holds a router."""
+"""The gateway: Serve's ingress, on each machine. It speaks the OpenAI API and holds a router."""
 
 import asyncio
 import logging

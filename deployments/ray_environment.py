@@ -40,6 +40,10 @@ _HAPROXY = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
     # Ports of ended gateways are not used again for as long as Serve's default, not for an hour and more.
     "RAY_SERVE_PORT_QUARANTINE_S": "150",
+    # A gateway that refuses a connection is dead; it counts as down until it answers HAProxy's checks again.
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+    # A request is sent again when its gateway dies, if it fits this buffer; all others of HAProxy have its size, too.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
     # How long an ending gateway takes new connections, until every HAProxy has read that it ends.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     # One datagram per request to a Python process, for metrics that nfold has anyway.

@@ -9,6 +9,7 @@ NfoldError
 │   └── BodyTooLargeError      the HTTP body is over the limit                      HTTP 413
 ├── OverloadedError        the queue is full; come back in retry_after_s            HTTP 429
 ├── UnavailableError       no replica can take the request now                      HTTP 503
+│   └── NoGatewayError         no gateway could                                         HTTP 503
 ├── EngineError            an engine failed while it worked; its replica restarts   HTTP 500
 ├── PlacementError         the cluster has no room; says which bundle does not fit where
 ├── DeviceError            a rank does not see the accelerator of its bundle
@@ -88,6 +89,10 @@ class OverloadedError(NfoldError):
 
 class UnavailableError(NfoldError):
     """No replica can take the request now."""
+
+
+class NoGatewayError(UnavailableError):
+    """The request has reached no gateway, or lost the one that it had before anything was answered."""
 
 
 class EngineError(NfoldError):

@@ -96,15 +96,15 @@ class RayActuator:
     def _gateways_fit(
         self, deployments: Deployments, actual: Actual, going: Sequence[str], resources: Mapping[str, NodeResources]
     ) -> bool:
-        """One gateway per machine that stays. False while one of a machine that goes has not been picked to end:
+        """As many gateways as machines that stay have. False while one of a machine that goes has not been picked to end:
         Serve would look for another machine for it, and the autoscaler would bring one."""
         staying = [node for node in actual.nodes if node.state == NodeState.READY and node.node_id not in going]
         machines = {resources[node.node_id].address for node in staying if node.node_id in resources}
-        gateways = gateways_in(deployments)
-        if machines and len(machines) != gateways.wanted:
-            logger.info("%d -> %d gateways", gateways.wanted, len(machines))
-            scale_gateways(self._config.name, len(machines))
-            return len(machines) > gateways.wanted
+        gateways, wanted = gateways_in(deployments), len(machines) * self._config.http.gateways
+        if machines and wanted != gateways.wanted:
+            logger.info("%d -> %d gateways", gateways.wanted, wanted)
+            scale_gateways(self._config.name, wanted)
+            return wanted > gateways.wanted
         return gateways.running + gateways.starting <= gateways.wanted
 
     def _drain(self, node_ids: Sequence[str], target: Target) -> None:

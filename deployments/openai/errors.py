@@ -6,6 +6,7 @@ from ...models.errors import (
     BodyTooLargeError,
     ContextLengthError,
     NfoldError,
+    NoGatewayError,
     OverloadedError,
     RequestError,
     UnavailableError,
@@ -37,6 +38,7 @@ def body_of(error: NfoldError) -> dict[str, Any]:
         (BodyTooLargeError, "invalid_request_error", "body_too_large"),
         (RequestError, "invalid_request_error", None),
         (OverloadedError, "rate_limit_error", "overloaded"),
+        (NoGatewayError, "service_unavailable", "no_gateway"),
         (UnavailableError, "service_unavailable", "no_replica"),
         (NfoldError, "server_error", None),
     ]

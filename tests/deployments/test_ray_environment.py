@@ -1,41 +1,11 @@
-"""What Ray is started with, and HAProxy's ports kept on this machine."""
+"""What Ray is started with."""
 
 from pathlib import Path
 
 import pytest
 from nfold.deployments.config import HttpConfig
-from nfold.deployments.haproxy import mended
 from nfold.deployments.ray_environment import ray_environment
 from nfold.models.errors import ConfigError
-
-CONFIG = """\
-global
-    stats socket /tmp/x/admin.sock mode 666 level admin expose-fd listeners
-frontend prometheus
-    bind :9101
-    mode http
-frontend http_frontend
-    bind {host}:8000
-listen stats
-  bind *:8404
-  stats enable
-"""
-
-
-@pytest.mark.parametrize("host", ["*", "127.0.0.1"])
-def test_only_the_api_keeps_its_host(host: str) -> None:
-    binds = [line.strip() for line in mended(CONFIG.format(host=host)).splitlines() if "bind" in line]
-    assert binds == ["bind 127.0.0.1:9101", f"bind {host}:8000", "bind 127.0.0.1:8404"]
-
-
-def test_the_admin_socket_is_its_owners() -> None:
-    assert "admin.sock mode 600 level admin" in mended(CONFIG)
-
-
-def test_serve_does_not_watch_the_clients_of_the_api() -> None:
-    frontend = mended(CONFIG).partition("frontend http_frontend\n")[2].partition("listen stats")[0]
-    assert "http-request set-header x-request-disconnect-disabled ?1\n" in frontend
-    assert mended(CONFIG).count("disconnect-disabled") == 1
 
 
 def test_the_proxy_needs_nothing_of_haproxy() -> None:
