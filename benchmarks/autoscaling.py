@@ -1,11 +1,13 @@
 """Ray's autoscaler adds and ends nodes of this machine under a load that steps up and down: no request may notice.
 
-    python benchmarks/autoscaling.py [--events 20 | --short | --kill] [--keep benchmarks/results]
+    python benchmarks/autoscaling.py [--events 20 | --short | --kill] [--gateways 2] [--keep benchmarks/results]
 
 A local cluster serves the default model and a simulated one. Clients hold streams of the OpenAI API open and check
 that each ends with all its tokens. Step by step the load of one model rises or falls, and its nodes with it: the
 actuator asks Ray's autoscaler (v2) for nodes, fills those that come, drains those that go. With --kill, Serve's
-controller, a node and the gateway are killed in the middle of a step. Last line: JSON.
+controller, a node, one gateway and all gateways are killed in the middle of a step: then streams are cut that a
+killed gateway had begun to answer (`num_cut`), and no request fails of which nothing had been answered
+(`num_failed`). Last line: JSON.
 """
 
 import argparse
@@ -36,13 +38,13 @@ PATH, SHORT = (SIMULATED, COMPUTING, SIMULATED), (SIMULATED,)
 MOST = {COMPUTING: 2, SIMULATED: 3}
 
 
-def config_of(port: int) -> NfoldConfig:
+def config_of(port: int, gateways: int) -> NfoldConfig:
     simulated = {"engine": "simulated", "simulated": {"scenario": "interactive"}}
     nodes = {"accelerator": "MI300X", "accelerators": 4, "nodes": 1, "max_nodes": MOST[SIMULATED]}
     return NfoldConfig.model_validate(
         {
             "name": "autoscaling",
-            "http": {"port": port},
+            "http": {"port": port, "gateways": gateways},
             "metrics": {"port": port + 1},
             "drain_timeout_s": 60,
             "models": [
@@ -94,7 +96,8 @@ def killings() -> Iterator[Stage]:
     yield stage("add a node, kill Serve's controller", {COMPUTING: 1, SIMULATED: 2}, kill_serve_controller)
     yield stage("add a node, kill another node", {COMPUTING: 1, SIMULATED: 3}, kill_node)
     yield stage("end two nodes, kill Serve's controller", {COMPUTING: 1, SIMULATED: 1}, kill_serve_controller)
-    yield stage("add a node, kill the gateway", {COMPUTING: 1, SIMULATED: 2}, kill_gateway)
+    yield stage("add a node, kill a gateway", {COMPUTING: 1, SIMULATED: 2}, kill_gateway)
+    yield stage("end a node, kill all gateways", {COMPUTING: 1, SIMULATED: 1}, kill_gateways)
 
 
 def kill_serve_controller(actual: Actual) -> tuple[str, str]:
@@ -102,7 +105,11 @@ def kill_serve_controller(actual: Actual) -> tuple[str, str]:
 
 
 def kill_gateway(actual: Actual) -> tuple[str, str]:
-    return _kill("autoscaling:gateway", "the gateway"), ""
+    return _kill("autoscaling:gateway", "a gateway", most=1), ""
+
+
+def kill_gateways(actual: Actual) -> tuple[str, str]:
+    return _kill("autoscaling:gateway", "all gateways"), ""
 
 
 def kill_node(actual: Actual) -> tuple[str, str]:
@@ -113,20 +120,21 @@ def kill_node(actual: Actual) -> tuple[str, str]:
     return _kill(f"--node_id={victim}", "a node that serves", program="raylet"), victim
 
 
-def _kill(word: str, name: str, program: str = "") -> str:
+def _kill(word: str, name: str, program: str = "", most: int | None = None) -> str:
     """The processes of the cluster with this in their command line."""
-    num_killed = 0
+    found: list[psutil.Process] = []
     for process in session_processes(int(os.environ["NFOLD_SUPERVISOR"])):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
             if program in process.name() and word in " ".join(process.cmdline()):
-                process.kill()
-                num_killed += 1
-    assert num_killed, f"nothing runs that is {name}"
-    return f"killed {name}"
+                found.append(process)
+    assert found, f"nothing runs that is {name}"
+    for process in found[:most]:
+        process.kill()
+    return f"killed {name}, {len(found[:most])} of {len(found)}"
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    config = config_of(args.port)
+    config = config_of(args.port, args.gateways)
     with tempfile.TemporaryDirectory() as directory:
         state = start_service(config, Path(directory), lambda text: print(f"  {text}", flush=True))
         try:
@@ -164,6 +172,7 @@ def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess)
         "num_done": counts["num_done"],
         "num_tokens": counts["num_tokens"],
         "first_error": counts["first_error"],
+        "first_cut": counts["first_cut"],
         "longest_event_s": max(event.seconds for event in events),
         "seconds": time.monotonic() - begin,
         "list": [
@@ -173,6 +182,8 @@ def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess)
                 "disturbed": event.disturbed,
                 "num_failed": event.num_failed,
                 "num_cut": event.num_cut,
+                "num_open": event.num_open,
+                "longest_wait_s": round(event.longest_wait_s, 1),
                 "flaps": event.flaps,
             }
             for event in events
@@ -186,11 +197,13 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--short", action="store_true", help="one node more, one fewer")
     parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--gateways", type=int, help="1, with --kill 2")
     parser.add_argument("--steps", action="store_true", help="show what was seen at each tick")
     parser.add_argument("--tokens", type=int, default=200, help="of the longest answers")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument("--port", type=int, default=18700)
     args = parser.parse_args()
+    args.gateways = args.gateways or (2 if args.kill else 1)
     line = {"benchmark": "autoscaling", **measure(args), "provenance": provenance().model_dump()}
     keep(f"autoscaling{'-kill' if args.kill else ''}", line, args.keep)
     print(json.dumps(line))

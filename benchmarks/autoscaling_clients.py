@@ -11,6 +11,7 @@ import asyncio
 import json
 import random
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 
 import aiohttp
@@ -27,9 +28,10 @@ class Counts:
     """
     Attributes:
         num_done: streams that ended with all tokens they asked for.
-        num_failed: answered with something else than a stream, or not at all.
+        num_failed: of whose answer nothing came, or something else than a stream.
         num_cut: began and ended too early.
-        first_error: of the first that failed or was cut.
+        first_error: of the first that failed; first_cut: of the first that was cut.
+        longest_wait_s: from asking to the first byte of an answer, at most, since streams were last set.
     """
 
     num_done: int = 0
@@ -37,6 +39,8 @@ class Counts:
     num_cut: int = 0
     num_tokens: int = 0
     first_error: str = ""
+    first_cut: str = ""
+    longest_wait_s: float = 0.0
     open: dict[str, int] = field(default_factory=dict)
 
 
@@ -51,6 +55,8 @@ class Clients:
         self.counts = Counts()
 
     def want(self, client: aiohttp.ClientSession, streams: dict[str, int]) -> None:
+        if streams:
+            self.counts.longest_wait_s = 0.0
         self._wanted |= streams
         for model, count in self._wanted.items():
             for _ in range(count - self.counts.open.get(model, 0)):
@@ -77,17 +83,23 @@ class Clients:
 
     async def _whole(self, client: aiohttp.ClientSession, model: str) -> None:
         body, max_tokens = self._request(model)
+        began, asked_s = False, time.monotonic()
         try:
             async with client.post(f"{self._url}/completions", json=body) as response:
+                began = self._waited(asked_s)
                 text = await response.text()
         except NO_ANSWER as error:
-            return await self._fail(f"{type(error).__name__}: {error}", began=False)
+            return await self._fail(f"{type(error).__name__}: {error}", began=began)
         if response.status != 200:
             return await self._fail(f"HTTP {response.status}: {text[:300]}", began=False)
         num_tokens = json.loads(text)["usage"]["completion_tokens"]
         if num_tokens != max_tokens:
             return await self._fail(f"{num_tokens} of {max_tokens} tokens", began=True)
         self._done(num_tokens)
+
+    def _waited(self, since_s: float) -> bool:
+        self.counts.longest_wait_s = max(self.counts.longest_wait_s, time.monotonic() - since_s)
+        return True
 
     def _done(self, num_tokens: int) -> None:
         self.counts.num_done += 1
@@ -97,8 +109,10 @@ class Clients:
         body, max_tokens = self._request(model)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         num_tokens, finish, began, told_end = 0, None, False, False
+        asked_s = time.monotonic()
         try:
             async with client.post(f"{self._url}/completions", json=body) as response:
+                began = self._waited(asked_s)
                 if response.status != 200:
                     text = (await response.text())[:300]
                     return await self._fail(f"HTTP {response.status}: {text}", began=False)
@@ -106,7 +120,7 @@ class Clients:
                     told_end = told_end or line == b"data: [DONE]\n"
                     if not line.startswith(b"data: {"):
                         continue
-                    event, began = json.loads(line[6:]), True
+                    event = json.loads(line[6:])
                     if "error" in event:
                         return await self._fail(f"in a stream: {event['error']}", began=True)
                     for choice in event["choices"]:
@@ -122,11 +136,12 @@ class Clients:
         self._done(num_tokens)
 
     async def _fail(self, reason: str, *, began: bool) -> None:
-        self.counts.first_error = self.counts.first_error or reason
         if began:
             self.counts.num_cut += 1
+            self.counts.first_cut = self.counts.first_cut or reason
         else:
             self.counts.num_failed += 1
+            self.counts.first_error = self.counts.first_error or reason
         await asyncio.sleep(RETRY_S)
 
 

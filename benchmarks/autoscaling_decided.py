@@ -142,7 +142,7 @@ def drive(
         "flaps": num_flaps(moves),
         "num_done": counts["num_done"],
         "num_tokens": counts["num_tokens"],
-        "first_error": counts["first_error"],
+        "first_error": counts["first_error"] or counts["first_cut"],
         "seconds": time.monotonic() - begin,
         "list": moves,
         "simulated": not args.computed,

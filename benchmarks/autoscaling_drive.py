@@ -73,7 +73,12 @@ class Stage:
 
 @dataclass
 class Event:
-    """One stage as it went."""
+    """One stage as it went.
+
+    Attributes:
+        num_open: requests under way when it was disturbed.
+        longest_wait_s: for the first byte of an answer.
+    """
 
     name: str
     seconds: float = 0.0
@@ -81,6 +86,8 @@ class Event:
     num_done: int = 0
     num_failed: int = 0
     num_cut: int = 0
+    num_open: int = 0
+    longest_wait_s: float = 0.0
     flaps: int = 0
     blind_ticks: int = 0
     disturbed: str = ""
@@ -88,11 +95,12 @@ class Event:
 
     def __str__(self) -> str:
         node = "" if self.first_node_s is None else f", node after {self.first_node_s:.1f} s"
-        killed = f", {self.disturbed}" if self.disturbed else ""
+        killed = f", {self.disturbed} under {self.num_open} streams" if self.disturbed else ""
         blind = f", {self.blind_ticks} ticks blind" if self.blind_ticks else ""
         return (
             f"{self.name}: {self.seconds:5.1f} s{node}{killed}{blind}; {self.num_done} streams done, "
-            f"{self.num_failed} failed, {self.num_cut} cut, {self.flaps} flaps"
+            f"{self.num_failed} failed, {self.num_cut} cut, {self.flaps} flaps, "
+            f"first byte after {self.longest_wait_s:.1f} s at most"
         )
 
 
@@ -105,7 +113,7 @@ def run_stage(
         StateError: it does not settle.
     """
     before = clients.want(stage.streams)
-    event, begin, seen, killed = Event(stage.name), time.monotonic(), None, ""
+    event, begin, seen, killed, num_done = Event(stage.name), time.monotonic(), None, "", 0
     target = Target(decision=decision, nodes=stage.nodes, replicas=stage.replicas)
     while True:
         elapsed_s = time.monotonic() - begin
@@ -126,10 +134,13 @@ def run_stage(
         seen = here
         event.steps.append(f"{elapsed_s:5.1f} s: {describe(actual)}")
         if stage.disturb is not None and not event.disturbed and elapsed_s > TICK_S:
+            counts = clients.counts()
+            event.num_open, num_done = sum(counts["open"].values()), counts["num_done"]
             event.disturbed, killed = stage.disturb(actual)
         elif stage.disturb is None or event.disturbed:
             alive = any(node.node_id == killed and node.state == NodeState.READY for node in actual.nodes)
-            if is_settled(actual, target) and not alive:  # Ray needs a while to notice
+            answers = not event.disturbed or clients.counts()["num_done"] > num_done
+            if is_settled(actual, target) and answers and not alive:  # Ray needs a while to notice
                 break
         time.sleep(TICK_S)
     event.seconds = time.monotonic() - begin
@@ -137,6 +148,7 @@ def run_stage(
     after = clients.counts()
     for name in ("num_done", "num_failed", "num_cut"):
         setattr(event, name, after[name] - before[name])
+    event.longest_wait_s = after["longest_wait_s"]
     return event
 
 

@@ -223,7 +223,7 @@ def watch(config: NfoldConfig, clients: ClientProcess, streams: int) -> dict[str
         "num_failed": ended["num_failed"],
         "num_cut": ended["num_cut"],
         "num_done": ended["num_done"],
-        "first_error": ended["first_error"],
+        "first_error": ended["first_error"] or ended["first_cut"],
         "flaps": num_flaps(moves),
         "list": moves,
         "passed_over": sorted({node.node_id for node in refused}),

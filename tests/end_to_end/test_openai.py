@@ -320,14 +320,32 @@ def test_streams_go_on_with_the_same_tokens_when_their_replica_is_killed(
     wait_until(lambda: victim not in {each.replica_id for each in discovery.list_replicas(service.name)})
 
 
+def test_requests_outlive_their_gateway(service: ServiceConfig, client: OpenAI) -> None:
+    """The only one is killed with a request that it has not answered; another comes while there is none."""
+
+    def ask(max_tokens: int) -> str:
+        answer = client.completions.create(model="tiny", prompt="once", max_tokens=max_tokens, **GREEDY)
+        return answer.choices[0].text
+
+    expected = ask(3000)
+    wait_until(lambda: not holding_replicas(service))
+    with ThreadPoolExecutor() as pool:
+        lost = pool.submit(ask, 3000)
+        wait_until(lambda: bool(holding_replicas(service)))
+        os.kill(pid_of("#gateways#"), signal.SIGKILL)
+        assert expected.startswith(ask(8))
+        assert lost.result() == expected
+
+
 def holding_replicas(service: ServiceConfig) -> list[str]:
     """Those with requests in flight, as the gateways last told."""
     replicas = [replica for each in snapshots(service) for replica in each.replicas]
     return [replica.address.replica_id for replica in replicas if replica.num_in_flight > 0]
 
 
-def pid_of(replica_id: str) -> int:
-    return next(int(state["Pid"]) for state in actors().values() if state["Name"].endswith(replica_id))
+def pid_of(part_of_name: str) -> int:
+    living = (state for state in actors().values() if state["State"] == "ALIVE")
+    return next(int(state["Pid"]) for state in living if part_of_name in state["Name"])
 
 
 def test_taking_down_cuts_no_stream_and_leaves_no_replica_and_no_rank(
