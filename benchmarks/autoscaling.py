@@ -1,32 +1,28 @@
 """Ray's autoscaler adds and ends nodes of this machine under a load that steps up and down: no request may notice.
 
-    python benchmarks/autoscaling.py [--events 20 | --short | --kill] [--gateways 2] [--keep benchmarks/results]
+    python benchmarks/autoscaling.py [--events 20 | --short | --kill [gateways]] [--keep benchmarks/results]
 
 A local cluster serves the default model and a simulated one. Clients hold streams of the OpenAI API open and check
 that each ends with all its tokens. Step by step the load of one model rises or falls, and its nodes with it: the
 actuator asks Ray's autoscaler (v2) for nodes, fills those that come, drains those that go. With --kill, Serve's
-controller, a node, one gateway and all gateways are killed in the middle of a step: then streams are cut that a
+controller, a node, one of two gateways and then both are killed in the middle of a step: streams are cut that a
 killed gateway had begun to answer (`num_cut`), and no request fails of which nothing had been answered
 (`num_failed`). Last line: JSON.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from autoscaling_drive import ClientProcess, Event, Stage, run_stage
+from autoscaling_kills import Disturb, Kills
 from kept_results import keep
 from nfold.cluster.config import NfoldConfig
-from nfold.cluster.controller.actuation import Actual
-from nfold.cluster.processes import session_processes
 from nfold.cluster.provenance import provenance
 from nfold.cluster.service import api_url, start_service, stop_service
 
@@ -81,7 +77,7 @@ def stages(path: Sequence[str]) -> Iterator[Stage]:
             yield stage(f"{'add' if change > 0 else 'end'} a {node_type} node", counts)
 
 
-def stage(name: str, counts: dict[str, int], disturb: Callable[[Actual], tuple[str, str]] | None = None) -> Stage:
+def stage(name: str, counts: dict[str, int], disturb: Disturb | None = None) -> Stage:
     return Stage(
         name,
         {MODELS[each]: STREAMS_PER_NODE[each] * count for each, count in counts.items()},
@@ -91,69 +87,37 @@ def stage(name: str, counts: dict[str, int], disturb: Callable[[Actual], tuple[s
     )
 
 
-def killings() -> Iterator[Stage]:
+def killings(what: str, kills: Kills) -> Iterator[Stage]:
     """Something dies in the middle of each step."""
-    yield stage("add a node, kill Serve's controller", {COMPUTING: 1, SIMULATED: 2}, kill_serve_controller)
-    yield stage("add a node, kill another node", {COMPUTING: 1, SIMULATED: 3}, kill_node)
-    yield stage("end two nodes, kill Serve's controller", {COMPUTING: 1, SIMULATED: 1}, kill_serve_controller)
-    yield stage("add a node, kill a gateway", {COMPUTING: 1, SIMULATED: 2}, kill_gateway)
-    yield stage("end a node, kill all gateways", {COMPUTING: 1, SIMULATED: 1}, kill_gateways)
-
-
-def kill_serve_controller(actual: Actual) -> tuple[str, str]:
-    return _kill("ray::ServeController", "Serve's controller"), ""
-
-
-def kill_gateway(actual: Actual) -> tuple[str, str]:
-    return _kill("autoscaling:gateway", "a gateway", most=1), ""
-
-
-def kill_gateways(actual: Actual) -> tuple[str, str]:
-    return _kill("autoscaling:gateway", "all gateways"), ""
-
-
-def kill_node(actual: Actual) -> tuple[str, str]:
-    """The raylet of the youngest simulated node that serves; its workers die with it."""
-    serving = {replica.node_id for replica in actual.replicas if replica.state == "running"}
-    nodes = [node for node in actual.nodes if node.node_type == SIMULATED and node.node_id in serving]
-    victim = max(nodes, key=lambda node: node.since_s).node_id
-    return _kill(f"--node_id={victim}", "a node that serves", program="raylet"), victim
-
-
-def _kill(word: str, name: str, program: str = "", most: int | None = None) -> str:
-    """The processes of the cluster with this in their command line."""
-    found: list[psutil.Process] = []
-    for process in session_processes(int(os.environ["NFOLD_SUPERVISOR"])):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
-            if program in process.name() and word in " ".join(process.cmdline()):
-                found.append(process)
-    assert found, f"nothing runs that is {name}"
-    for process in found[:most]:
-        process.kill()
-    return f"killed {name}, {len(found[:most])} of {len(found)}"
+    if what == "all":
+        yield stage("add a node, kill Serve's controller", {COMPUTING: 1, SIMULATED: 2}, kills.serve_controller)
+        yield stage("add a node, kill another node", {COMPUTING: 1, SIMULATED: 3}, kills.node)
+        yield stage("end two nodes, kill Serve's controller", {COMPUTING: 1, SIMULATED: 1}, kills.serve_controller)
+    yield stage("add a node, kill a gateway", {COMPUTING: 1, SIMULATED: 2}, kills.gateway)
+    yield stage("end a node, kill both gateways", {COMPUTING: 1, SIMULATED: 1}, kills.both_gateways)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    config = config_of(args.port, args.gateways)
+    config = config_of(args.port, gateways=2 if args.kill else 1)
     with tempfile.TemporaryDirectory() as directory:
         state = start_service(config, Path(directory), lambda text: print(f"  {text}", flush=True))
         try:
             assert state.local is not None
-            os.environ["NFOLD_SUPERVISOR"] = str(state.local.supervisor_pid)
+            kills = Kills(config.name, state.local.supervisor_pid, SIMULATED)
             with ClientProcess(api_url(config), args.tokens) as clients:
-                return drive(config, args, clients)
+                return drive(config, args, clients, kills)
         finally:
             stop_service(state, Path(directory), lambda text: None)
 
 
-def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess) -> dict[str, Any]:
+def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess, kills: Kills) -> dict[str, Any]:
     from nfold.cluster.controller.actuator import RayActuator, find_node_types
 
     actuator = RayActuator(config, find_node_types(config))
     events: list[Event] = []
     begin = time.monotonic()
     plan = (
-        killings()
+        killings(args.kill, kills)
         if args.kill
         else itertools.islice(stages(SHORT if args.short else PATH), 2 if args.short else args.events)
     )
@@ -196,16 +160,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--short", action="store_true", help="one node more, one fewer")
-    parser.add_argument("--kill", action="store_true")
-    parser.add_argument("--gateways", type=int, help="1, with --kill 2")
+    parser.add_argument("--kill", nargs="?", const="all", choices=["all", "gateways"])
     parser.add_argument("--steps", action="store_true", help="show what was seen at each tick")
     parser.add_argument("--tokens", type=int, default=200, help="of the longest answers")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument("--port", type=int, default=18700)
     args = parser.parse_args()
-    args.gateways = args.gateways or (2 if args.kill else 1)
     line = {"benchmark": "autoscaling", **measure(args), "provenance": provenance().model_dump()}
-    keep(f"autoscaling{'-kill' if args.kill else ''}", line, args.keep)
+    keep("autoscaling" + {None: "", "all": "-kill"}.get(args.kill, f"-kill-{args.kill}"), line, args.keep)
     print(json.dumps(line))
 
 

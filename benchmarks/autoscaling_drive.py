@@ -61,14 +61,15 @@ class Stage:
         name: what is to happen, for people.
         streams: by model.
         nodes: by node type; replicas: by pool.
-        disturb: called once, while the cluster is on its way there; tells what it did, and the node that it killed.
+        disturb: called while the cluster is on its way there, until it tells what it did, and the node that it
+            killed; None when it is too early.
     """
 
     name: str
     streams: Mapping[str, int]
     nodes: Mapping[str, int]
     replicas: Mapping[str, int]
-    disturb: Callable[[Actual], tuple[str, str]] | None = None
+    disturb: Callable[[Actual], tuple[str, str] | None] | None = None
 
 
 @dataclass
@@ -136,7 +137,7 @@ def run_stage(
         if stage.disturb is not None and not event.disturbed and elapsed_s > TICK_S:
             counts = clients.counts()
             event.num_open, num_done = sum(counts["open"].values()), counts["num_done"]
-            event.disturbed, killed = stage.disturb(actual)
+            event.disturbed, killed = stage.disturb(actual) or ("", "")
         elif stage.disturb is None or event.disturbed:
             alive = any(node.node_id == killed and node.state == NodeState.READY for node in actual.nodes)
             answers = not event.disturbed or clients.counts()["num_done"] > num_done

@@ -27,8 +27,8 @@ class HttpConfig(Section):
 
     Attributes:
         ingress: what Serve puts before the gateways: HAProxy adds 0.3 ms to a request, Serve's Python proxy over 3.
-        gateways: on each machine. With two, half of a machine's streams go on when one dies; each costs memory and a
-            message per engine step.
+        gateways: on each machine. With two, half of a machine's streams go on when one dies; each costs memory and
+            a message per engine step.
         max_body_bytes: a longer body is refused with 413.
     """
 

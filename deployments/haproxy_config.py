@@ -7,12 +7,14 @@ Serve has settings for some of it, which `ray_environment.py` uses. What it has 
   tasks.
 - A request of which nothing has been answered outlives its gateway: it is sent to another one, and where there is
   none, it waits for one (`await_gateway.lua`). What cannot be answered then is told in the API's form, with 503 and
-  Retry-After, where Serve says 500. A stream that has begun ends with its gateway: nothing else knows how it goes on.
+  Retry-After, where Serve says 500. A stream that has begun ends with its gateway: nothing else knows how it goes
+  on.
 
-A new gateway has a port of its own, so Serve starts HAProxy anew with another configuration, and the old process goes
-on with the requests that it has. One that finds no gateway up goes back to where it came in: the last resort among a
-backend's servers is HAProxy itself, by a Unix socket on which the newest process listens. Serve's last resort is its
-proxy in Python, where a request may wait without end, and each chunk of a stream passes two more processes.
+A new gateway has a port of its own, so Serve starts HAProxy anew with another configuration, and the old process
+goes on with the requests that it has. One that finds no gateway up goes back to where it came in: the last resort
+among a backend's servers is HAProxy itself, by a Unix socket on which the newest process listens. Serve's last
+resort is its proxy in Python, where a request may wait without end, and each chunk of a stream passes two more
+processes.
 """
 
 import json
@@ -34,6 +36,8 @@ _LOCAL_SECTIONS = ("frontend prometheus", "listen stats")
 _API_SECTION = "frontend http_frontend"
 _REPEATABLE = "METH_GET or { path /v1/completions /v1/chat/completions }"
 _DEADLINE = "x-nfold-waits-until"
+# A machine that is gone says nothing: without these, requests that it had would wait for it without end.
+_VANISHED = ("option srvtcpka", "srvtcpka-idle 10s", "srvtcpka-intvl 5s", "srvtcpka-cnt 3")
 _CAME_BACK = "{ so_id 2 }"  # by the listener for requests that HAProxy sends to itself
 
 Section = tuple[str, Sequence[str]]  # its first line, and the others without indentation
@@ -89,10 +93,11 @@ def _mended(name: str, lines: Sequence[str], directory: Path, wait_s: int) -> It
 
 def _api_rules(wait_s: int) -> list[str]:
     """When to stop waiting is said once, when a request first comes back; not by clients."""
+    known = f"{{ req.hdr({_DEADLINE}) -m found }}"
     return [
         "http-request set-header x-request-disconnect-disabled ?1",
         f"http-request del-header {_DEADLINE} if !{_CAME_BACK}",
-        f"http-request set-header {_DEADLINE} %[date({wait_s})] if {_CAME_BACK} !{{ req.hdr({_DEADLINE}) -m found }}",
+        f"http-request set-header {_DEADLINE} %[date({wait_s})] if {_CAME_BACK} !{known}",
     ]
 
 
@@ -101,6 +106,7 @@ def _backend_rules(gateways: str) -> list[str]:
     none_up = f"!{{ nbsrv({gateways}) ge 1 }}"
     return [
         "option http-buffer-request",
+        *_VANISHED,
         "retry-on conn-failure empty-response",
         f"retries {RETRIES}",
         f"http-request disable-l7-retry unless {_REPEATABLE}",

@@ -42,7 +42,7 @@ _HAPROXY = {
     "RAY_SERVE_PORT_QUARANTINE_S": "150",
     # A gateway that refuses a connection is dead; it counts as down until it answers HAProxy's checks again.
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
-    # A request is sent again when its gateway dies, if it fits this buffer; all others of HAProxy have its size, too.
+    # A request is sent again when its gateway dies if it fits this buffer; HAProxy's others have the same size.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
     # How long an ending gateway takes new connections, until every HAProxy has read that it ends.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

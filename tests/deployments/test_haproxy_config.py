@@ -65,7 +65,9 @@ def test_the_admin_socket_is_its_owners() -> None:
 
 
 def test_serve_does_not_watch_the_clients_of_the_api() -> None:
-    told = [name for name, lines in mended_sections().items() if any("disconnect-disabled ?1" in line for line in lines)]
+    told = [
+        name for name, lines in mended_sections().items() if any("disconnect-disabled ?1" in line for line in lines)
+    ]
     assert told == ["frontend http_frontend"]
 
 

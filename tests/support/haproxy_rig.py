@@ -1,5 +1,5 @@
-"""The HAProxy that Serve would start, without Ray: Serve's own code writes its configuration and starts it anew, and
-what it sends requests to are gateways that do as a test says."""
+"""The HAProxy that Serve would start, without Ray: Serve's own code writes its configuration and starts it anew,
+and what it sends requests to are gateways that do as a test says."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ ENVIRONMENT = ray_environment(HttpConfig())
 
 
 class FakeGateway(ThreadingHTTPServer):
-    """Has each POST wait until it is released, then answers with its name, or with status 500 if that is asked. A POST
-    to a path that ends with `stream` is answered in two pieces, of which only the second waits.
+    """Has each POST wait until it is released, then answers with its name, or with status 500 if that is asked. A
+    POST to a path that ends with `stream` is answered in two pieces, of which only the second waits.
 
     Attributes:
         asked: gets the body of each POST when it comes.
