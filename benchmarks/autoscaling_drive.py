@@ -96,7 +96,7 @@ class Event:
 
     def __str__(self) -> str:
         node = "" if self.first_node_s is None else f", node after {self.first_node_s:.1f} s"
-        killed = f", {self.disturbed} under {self.num_open} streams" if self.disturbed else ""
+        killed = f", {self.disturbed}" if self.disturbed else ""
         blind = f", {self.blind_ticks} ticks blind" if self.blind_ticks else ""
         return (
             f"{self.name}: {self.seconds:5.1f} s{node}{killed}{blind}; {self.num_done} streams done, "

@@ -7,8 +7,6 @@ import msgspec
 import psutil
 from nfold.cluster.controller.actuation import Actual
 from nfold.cluster.processes import session_processes
-from nfold.deployments import discovery
-from nfold.deployments.gateway import GATEWAYS
 from nfold.deployments.router_stats import RouterSnapshot
 
 Disturb = Callable[[Actual], tuple[str, str] | None]
@@ -59,6 +57,8 @@ class Kills:
 
     def _streams_of_gateways(self) -> dict[int, int]:
         """As the living ones last told, less than a second or two ago, by their process ids."""
+        from nfold.deployments import discovery  # these import ray, which must find the cluster's environment
+        from nfold.deployments.gateway import GATEWAYS
         from ray._private.state import actors
 
         streams: dict[int, int] = {}

@@ -26,8 +26,8 @@ from ..models.errors import NoGatewayError
 from .openai.errors import body_of, headers_of, status_of
 
 ERROR_PAGE = "no_gateway.http"
-# To start a gateway takes some seconds.
-WAIT_S = 30
+# To start a gateway takes some seconds, on a machine that is full some tens.
+WAIT_S = 60
 # How many dead gateways a request may try; also, how many a request can take along that kills them.
 RETRIES = 5
 

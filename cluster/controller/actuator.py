@@ -96,7 +96,7 @@ class RayActuator:
     def _gateways_fit(
         self, deployments: Deployments, actual: Actual, going: Sequence[str], resources: Mapping[str, NodeResources]
     ) -> bool:
-        """The gateways of the machines that stay. False while one of a machine that goes has not been picked to end:
+        """Gateways for the machines that stay. False while one of a machine that goes has not been picked to end:
         Serve would look for another machine for it, and the autoscaler would bring one."""
         staying = [node for node in actual.nodes if node.state == NodeState.READY and node.node_id not in going]
         machines = {resources[node.node_id].address for node in staying if node.node_id in resources}
