@@ -1,19 +1,17 @@
 """Services of simulated accelerators on this machine, started as `nfold serve` starts them, for one measurement."""
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 from control_plane_cpu import CpuMeter, service_processes
+from local_service import serving
 from nfold.cluster.config import ClusterConfig, LocalClusterConfig, NfoldConfig, SimulatedNodesConfig
 from nfold.cluster.processes import session_processes
 from nfold.cluster.run_state import RunState
-from nfold.cluster.service import start_service, stop_service
 from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.config import EngineConfig, HttpConfig, MetricsConfig, PoolConfig, ServedModelConfig
 from nfold.deployments.router import Router
@@ -100,15 +98,8 @@ def start_fleet(config: NfoldConfig, progress: Progress) -> Generator[Fleet]:
     """The service, until the context ends."""
     wanted = sum(group.nodes * group.accelerators for group in _simulated_nodes(config))
     progress(f"starting {wanted} simulated accelerators")
-    with tempfile.TemporaryDirectory() as directory:
-        home = Path(directory)
-        state = start_service(config, home, progress)
-        try:
-            yield _fleet_of(config, state, wanted)
-        finally:
-            progress("stopping the service")
-            stop_service(state, home, lambda text: None, drain=False)
-            _forget_serve()
+    with serving(config, progress) as state:
+        yield _fleet_of(config, state, wanted)
 
 
 def _fleet_of(config: NfoldConfig, state: RunState, wanted: int) -> Fleet:
@@ -128,13 +119,6 @@ def _fleet_of(config: NfoldConfig, state: RunState, wanted: int) -> Fleet:
     fleet = Fleet(config, replicas, service_keys(config.name), CpuMeter(processes))
     assert fleet.meter.num_engine_processes == fleet.num_nodes, "every host of engines must be counted"
     return fleet
-
-
-def _forget_serve() -> None:
-    """Serve keeps a client of the cluster that is gone, which would fail at the next one."""
-    from ray.serve.context import _set_global_client
-
-    _set_global_client(None)
 
 
 def _simulated_nodes(config: NfoldConfig) -> list[SimulatedNodesConfig]:

@@ -6,6 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 
+def kept(name: str, folder: Path | None) -> Path | None:
+    """The latest file that `keep` made of this name; None when there is none."""
+    found = [] if folder is None else sorted(folder.glob(f"{name}-[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].json"))
+    return found[-1] if found else None
+
+
 def keep(name: str, line: Mapping[str, object], folder: Path | None) -> Path | None:
     """As `<name>-<date>.json`, which is returned; without a folder, nothing is kept."""
     if folder is None:

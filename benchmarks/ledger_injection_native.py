@@ -14,10 +14,8 @@ may share caches and more with the first one's, steps are slower or faster. `not
 
 import multiprocessing
 import os
-import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -43,6 +41,7 @@ from nfold.cluster.workloads import make_workload
 from nfold.deployments.addresses import ReplicaAddress, ReplicaIdentity
 from nfold.deployments.config import ServedModelConfig
 from numpy.typing import NDArray
+from stopping import Stops, stopping
 
 MODEL = "sums"
 WORKLOAD = "random-32-64"
@@ -55,14 +54,6 @@ LOAD_S, TURN_S, WARM_S = 2.0, 5.0, 1.5
 TP_TIMEOUT_S = 60.0
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Stops:
-    """A process is stopped for so long, so often."""
-
-    stopped_s: float
-    every_s: float
 
 
 HELD_BACK, PAUSED = Stops(0.02, 0.1), Stops(0.5, 2.5)
@@ -122,7 +113,7 @@ def _take_turns(
     for turn in range(num_turns):
         small += [_load(clean, load, LOAD_S) for load in SMALL_LOADS[turn % 2]]
         for is_injected in (False, True) if turn % 2 == 0 else (True, False):
-            with _stopping(pid, stops) if stops and is_injected else nullcontext():
+            with stopping(pid, stops) if stops and is_injected else nullcontext():
                 result = _load(injected if is_injected else clean, None, TURN_S)
             (turns if is_injected else without).append(result)
     told = [span for result in (*small, *without) for span in spans(result.samples)]
@@ -165,26 +156,6 @@ def _load(replicas: Sequence[ReplicaAddress], load: int | None, seconds: float) 
     with measuring_router(replicas, None, timeout_s=60.0) as router:
         settings = LoadSettings(warmup_s=WARM_S, window_s=seconds)
         return run_load(router, MODEL, workload, ClosedLoop(concurrency), settings)
-
-
-@contextmanager
-def _stopping(pid: int, stops: Stops) -> Generator[None]:
-    """Stops the process now and then."""
-    ended = threading.Event()
-
-    def stop_now_and_then() -> None:
-        while not ended.wait(stops.every_s - stops.stopped_s):
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(stops.stopped_s)
-            os.kill(pid, signal.SIGCONT)
-
-    thread = threading.Thread(target=stop_now_and_then)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager

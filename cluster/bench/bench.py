@@ -270,7 +270,7 @@ class _Bench:
         ).get("target_qps")
         if named:
             return settings.with_target(settings.target_qps * len(part.replicas) / num_whole), None
-        if self._model.simulated:
+        if self._model.simulated and self.workload.rules.official:
             return settings.with_target(self._published_qps(part)), None
         return settings, SERVER_SHARE if settings.scenario.is_server else OFFLINE_SHARE
 

@@ -73,6 +73,7 @@ class ClientResult:
         counters: for the ledger.
         timeline_s: [K] seconds after the start.
         node_tokens: [K, nodes] output tokens that had come by then, `nodes` being their names.
+        node_speeds: see `node_speed.py`.
     """
 
     settings: RunSettings
@@ -92,6 +93,7 @@ class ClientResult:
     timeline_s: F64
     node_tokens: F64
     nodes: tuple[str, ...]
+    node_speeds: Mapping[str, float]
 
 
 def run_client(job: ClientJob, progress: Progress = lambda line: None) -> ClientResult:
@@ -225,4 +227,5 @@ def _result(
         timeline_s=timeline_s,
         node_tokens=node_tokens,
         nodes=observation.nodes,
+        node_speeds=observation.node_speeds(),
     )

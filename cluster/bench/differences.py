@@ -1,10 +1,10 @@
 """What differs between two records, what matters most first. Pure."""
 
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .record import Point, RunRecord, Setting
+from .balance import mean_by_node, told_by_steps
+from .record import RunRecord, Setting
 
 # A node this much off the others, more than it was, is told.
 _NODE_OFF = 0.01
@@ -55,44 +55,17 @@ def differences(there: RunRecord, here: RunRecord) -> list[Difference]:
     return sorted(found, key=lambda difference: -difference.weight)
 
 
-def node_balance(point: Point) -> list[float]:
-    """Of each run: the slowest node's tokens/s per accelerator over the median node's. 1 on one node."""
-    found: list[float] = []
-    for run in point.runs:
-        if run.counts and run.node_tokens_per_s and min(run.node_tokens_per_s.values()) > 0:
-            rates = sorted(run.node_tokens_per_s.values())
-            found.append(rates[0] / statistics.median(rates))
-    return found
-
-
 def _slow_nodes(there: RunRecord, here: RunRecord) -> Iterable[Difference]:
     """Nodes that are further off the others here than the slowest was there; the worst has most weight."""
-    before, after = _node_rates(there), _node_rates(here)
-    if len(after) < 2:
-        return
-    usual = min(_off(before, name) for name in before) if len(before) > 1 else 0.0
-    for name in sorted(after):
-        off = _off(after, name)
+    by_steps = told_by_steps(*(record for record in (there, here) if record.whole.num_nodes > 1))
+    before, after = (mean_by_node(record, by_steps=by_steps) for record in (there, here))
+    usual = min(before.values()) - 1.0 if before else 0.0
+    for name, speed in after.items():
+        off = speed - 1.0
         if off < min(usual, 0.0) - _NODE_OFF:
-            said = f"the slowest is {abs(min(usual, 0.0)):.1%} below" if len(before) > 1 else "one node"
+            said = f"the slowest is {abs(min(usual, 0.0)):.1%} below" if before else "one node"
             # Between engine settings and the load: a slow node moves the figure, whatever else differs.
             yield Difference(75 - off, f"speed of {name} against the other nodes", said, f"{-off:.1%} below")
-
-
-def _node_rates(record: RunRecord) -> dict[str, float]:
-    """Tokens/s per accelerator of each node, mean over the runs of the largest point."""
-    healthy = {node.name: node.healthy for node in record.nodes}
-    sums: dict[str, float] = {}
-    for run in record.whole.runs:
-        for name, rate in run.node_tokens_per_s.items():
-            sums[name] = sums.get(name, 0.0) + rate / max(healthy.get(name, 1), 1)
-    return {name: total / len(record.whole.runs) for name, total in sums.items()}
-
-
-def _off(rates: Mapping[str, float], name: str) -> float:
-    """Of one node against the median of the others, as a share."""
-    others = [rate for other, rate in rates.items() if other != name]
-    return rates[name] / statistics.median(others) - 1.0
 
 
 def _plain(weight: float, what: str, there: object, here: object) -> Iterable[Difference]:

@@ -61,6 +61,7 @@ def run_figures(
             node: float(tokens) / result.end_s
             for node, tokens in zip(result.nodes, result.node_tokens[-1], strict=True)
         },
+        node_speeds=dict(result.node_speeds),
         client=ClientFacts(
             busy_share=result.busy_share,
             delayed_share=result.delayed_share,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ...deployments.router import Router
 from ..ledger import ModelCounters
 from ..service_view import merge, model_counters
+from .node_speed import node_speeds
 
 F64 = NDArray[np.float64]
 
@@ -28,6 +29,7 @@ class Observation:
         self.nodes = tuple(sorted(set(nodes.values())))
         self._router = router
         self._model = model
+        self._node_of = dict(nodes)
         self._node_index = {replica: self.nodes.index(node) for replica, node in nodes.items()}
         self._counters: list[ModelCounters] = []
         self._times_s: list[float] = []
@@ -55,6 +57,10 @@ class Observation:
 
     def counters(self) -> tuple[ModelCounters, ...]:
         return tuple(self._counters)
+
+    def node_speeds(self) -> dict[str, float]:
+        """See `node_speed.node_speeds`."""
+        return node_speeds(self._counters, self._node_of)
 
     def timeline(self) -> tuple[F64, F64]:
         """[K] seconds; [K, nodes] output tokens that had come by then."""

@@ -31,12 +31,30 @@ PUBLISHED = tuple(
         (_GPT_OSS, "MI355X", 94, _AMD, {_O: 1_031_070, _S: 900_054}),
         (_LLAMA, "MI300X", 8, "v6.0, MangoBoost, LLMBoost FP8", {_O: 27_599, _S: 25_463}),
         (_LLAMA, "MI325X", 8, "v6.0, MangoBoost, LLMBoost FP8", {_O: 33_880, _S: 31_889}),
+        (_LLAMA, "MI300X", 8, "v5.1, AMD", {_I: 8_840}),
+        (_LLAMA, "MI325X", 8, "v5.1, MiTAC", {_I: 18_846}),
         (_LLAMA, "B200", 8, "v6.0, HPE, TensorRT-LLM FP4", {_O: 104_572, _S: 103_627, _I: 61_300}),
         (_GPT_OSS, "H200", 8, "v6.0, Red Hat, llm-d and vLLM MXFP4", {_O: 28_680, _S: 24_103}),
         (_GPT_OSS, "B200", 8, "v6.0, Red Hat, llm-d and vLLM", {_O: 93_071, _S: 71_588}),
     )
     for scenario, tokens_per_s in figures.items()
 )
+
+
+def published_efficiency(result: PublishedResult) -> float | None:
+    """Of a result on several nodes: over as many accelerators of the single node that the same submitter published;
+    None where there is none."""
+    alone = [
+        other
+        for other in PUBLISHED
+        if (other.workload, other.accelerator, other.scenario, other.source)
+        == (result.workload, result.accelerator, result.scenario, result.source)
+        and other.num_accelerators < result.num_accelerators
+    ]
+    if not alone:
+        return None
+    node = min(alone, key=lambda other: other.num_accelerators)
+    return result.tokens_per_s / result.num_accelerators / (node.tokens_per_s / node.num_accelerators)
 
 
 def published_for(

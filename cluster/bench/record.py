@@ -161,6 +161,7 @@ class RunFigures(Record):
         void: why the run does not count, beside LoadGen's verdict.
         problems: LoadGen's errors and what it says of its verdict.
         node_tokens_per_s: output tokens/s by node over the whole run.
+        node_speeds: of each node's steps, against the median node's, for the same batches, prompts and contexts.
         logs: folder within the record.
     """
 
@@ -181,6 +182,7 @@ class RunFigures(Record):
     tpot_s: Percentiles | None
     e2e_s: Percentiles | None
     node_tokens_per_s: dict[str, float]
+    node_speeds: dict[str, float] = Field(default_factory=dict)
     client: ClientFacts
     ledger: LedgerFacts | None
     logs: str

@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..latency import Percentiles
 from .charts import charts_of
-from .published_results import published_for
+from .published_beside import published_beside
 from .record import RunRecord, headline
 from .record_store import open_record, record_hash
 
@@ -39,7 +39,7 @@ def write_report(path: Path, out: Path | None = None) -> Path:
             title=headline(record),
             tiles=_tiles(record),
             charts=charts,
-            published=_published(record),
+            published=published_beside(record),
             facts=_facts(record),
             figure=lambda value: _figure(record, value),
             ms=_ms,
@@ -74,23 +74,6 @@ def _tiles(record: RunRecord) -> list[tuple[str, str]]:
     verdict = "VALID" if all(each.counts for each in point.runs) else "INVALID"
     found.append((verdict, "says LoadGen"))
     return found
-
-
-def _published(record: RunRecord) -> list[dict[str, object]]:
-    point = record.whole
-    results = published_for(
-        record.workload.name, record.model.accelerator, point.num_accelerators, record.workload.scenario
-    )
-    return [
-        {
-            "source": result.source,
-            "num_accelerators": result.num_accelerators,
-            "accelerator": result.accelerator,
-            "tokens_per_s": result.tokens_per_s,
-            "share": point.median / result.tokens_per_s,
-        }
-        for result in results
-    ]
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .published_beside import published_beside
 from .record import LedgerFacts, Point, RunRecord, headline
 
 _BAR_WIDTH = 32
@@ -18,7 +19,7 @@ def render_record(record: RunRecord) -> RenderableType:
         scores = ", ".join(f"{name} {score:.4f}" for name, score in record.accuracy.scores.items())
         verdict = "passed" if record.accuracy.passed else "NOT passed"
         parts.append(Text(f"  accuracy {verdict}: {scores} over {record.accuracy.num_samples} samples"))
-    parts += [Text(), _points(record)]
+    parts += [Text(), _points(record), *_published(record)]
     ledger = record.whole.typical.ledger
     if ledger is not None and record.whole.num_nodes > 1:
         parts += [Text(), _ledger(ledger)]
@@ -44,6 +45,17 @@ def _points(record: RunRecord) -> Table:
             style="" if _counts(point) else "yellow",
         )
     return table
+
+
+def _published(record: RunRecord) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    kind = " (simulated)" if record.simulated else ""
+    for beside in published_beside(record):
+        rate = f"{beside.result.tokens_per_s:,.0f} tokens/s"
+        parts.append(Text(f"\npublished: {rate}, {beside.name}; this record is at {beside.share:.1%}{kind}"))
+        if beside.explanation:
+            parts.append(Text(f"  {beside.explanation}"))
+    return parts
 
 
 def _counts(point: Point) -> bool:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .differences import Difference, differences, node_balance
+from .balance import slowest_nodes, told_by_steps
+from .differences import Difference, differences
 from .equivalence import Comparison, Verdict, compare, whole_verdict
 from .record import RunRecord
 
@@ -15,7 +16,7 @@ class Judgement:
     """What verify says.
 
     Attributes:
-        measures: by name: the scenario's figure and, on several nodes, how far the slowest is behind.
+        measures: by name: the scenario's figure and, on several nodes, how fast the slowest is.
         num_more: repeats that are missing when inconclusive; None when nobody can say.
         differences: most weighty first.
         reasons: why figures could not be held against each other at all.
@@ -54,9 +55,10 @@ def judge_records(there: RunRecord, here: RunRecord, margin: float = MARGIN) -> 
     if reasons:
         return Judgement(Verdict.INCONCLUSIVE, margin, {}, None, differing, reasons)
     measures = {there.unit: compare(before, after, margin)}
-    balances = node_balance(there.whole), node_balance(here.whole)
-    if min(there.whole.num_nodes, here.whole.num_nodes) > 1 and all(balances):
-        measures["slowest node over the median"] = compare(*balances, margin)
+    by_steps = told_by_steps(there, here)
+    slowest = slowest_nodes(there, by_steps=by_steps), slowest_nodes(here, by_steps=by_steps)
+    if all(slowest):
+        measures["slowest node against the others"] = compare(*slowest, margin)
     verdict, num_more = whole_verdict(list(measures.values()))
     return Judgement(verdict, margin, measures, num_more, differing, [])
 

@@ -10,11 +10,11 @@ Replicas tell what their steps add up to (`deployments/step_account.py`); a base
 should have taken. `split` divides each replica's time, `reasons` says why work was lacking, `book` keeps windows.
 """
 
-from .account import account, books_of, spans, tokens_per_s
+from .account import account, books_of, spans, spans_by_replica, tokens_per_s
 from .book import Books, Place
 from .columns import COLUMNS, UNEXPLAINED, Ledger, nothing_lost, total
 from .counters import ModelCounters, Presence, ReplicaCounters, Span, span_between
-from .curve import StepCurve, fit_curve
+from .curve import StepCurve, closest_curve, fit_curve
 from .yardstick import Saturation, Yardstick, fit_saturation, overhead_token_s, yardstick_of
 
 __all__ = [
@@ -32,12 +32,14 @@ __all__ = [
     "Yardstick",
     "account",
     "books_of",
+    "closest_curve",
     "fit_curve",
     "fit_saturation",
     "nothing_lost",
     "overhead_token_s",
     "span_between",
     "spans",
+    "spans_by_replica",
     "tokens_per_s",
     "total",
     "yardstick_of",

@@ -40,14 +40,19 @@ def books_of(samples: Sequence[ModelCounters], yardsticks: Mapping[str, Yardstic
 
 
 def spans(samples: Sequence[ModelCounters]) -> list[Span]:
-    """Everything that replicas told of themselves between the samples, stretch by stretch."""
-    found: list[Span] = []
+    """Everything that replicas told of themselves between the samples."""
+    return [span for found in spans_by_replica(samples).values() for span in found]
+
+
+def spans_by_replica(samples: Sequence[ModelCounters]) -> dict[str, list[Span]]:
+    """What each told of itself between the samples, stretch by stretch."""
+    found: dict[str, list[Span]] = {}
     for before, now in pairwise(samples):
         earlier = {replica.replica: replica for replica in before.replicas}
         for replica in now.replicas:
             old = earlier.get(replica.replica)
             if old is not None and (span := span_between(old, replica)) is not None:
-                found.append(span)
+                found.setdefault(replica.replica, []).append(span)
     return found
 
 

@@ -115,8 +115,14 @@ def fit_curve(observed: Sequence[StepTotals]) -> StepCurve | None:
     Args:
         observed: each of a second or so, under loads from one request to saturation.
     """
+    return closest_curve(observed) if tell_apart(observed) else None
+
+
+def closest_curve(observed: Sequence[StepTotals]) -> StepCurve | None:
+    """As `fit_curve`, but always, if there was a step: it says how long steps like those observed take, and nothing
+    of others where these are all alike."""
     rows = [totals for totals in observed if totals.num_steps > 0 and totals.step_s > 0.0]
-    if not tell_apart(rows):
+    if not rows:
         return None
     weights = np.array([_batch_weights(totals) for totals in rows])
     knots = _knots(weights)

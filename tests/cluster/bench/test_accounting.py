@@ -54,6 +54,7 @@ def result_of(*batches: int) -> ClientResult:
         timeline_s=np.zeros(0),
         node_tokens=np.zeros((0, 1)),
         nodes=("node-0",),
+        node_speeds={},
     )
 
 

@@ -58,6 +58,12 @@ def test_own_workloads_have_limits_and_say_whose_they_are():
     assert settings.departures == ("sums is no workload of MLCommons",)
 
 
+def test_own_workloads_are_asked_in_whole_passes_except_one_by_one():
+    for scenario in Scenario:
+        values = run_settings(rules_of("sums"), scenario, 10).values
+        assert values["sample_concatenate_permutation"] is (scenario is not Scenario.SINGLE_STREAM)
+
+
 def test_a_workload_without_samples_is_refused():
     with pytest.raises(ConfigError, match="no samples"):
         run_settings(rules_of("sums"), Scenario.OFFLINE, 0)

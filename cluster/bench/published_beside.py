@@ -1,0 +1,50 @@
+"""A record beside results that others published, and what explains the difference. Pure."""
+
+from dataclasses import dataclass
+
+from .published_results import PublishedResult, published_efficiency, published_for
+from .record import RunRecord
+
+# Columns of less are not named.
+_LEAST_LOSS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One published result.
+
+    Attributes:
+        share: the record's figure over it.
+        explanation: how far both are from their own single nodes, and where the record lost; empty where there is
+            nothing to say.
+    """
+
+    result: PublishedResult
+    share: float
+    explanation: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.result.source}, {self.result.num_accelerators} x {self.result.accelerator}"
+
+
+def published_beside(record: RunRecord) -> list[Beside]:
+    """Results of the same workload, scenario, accelerator and number."""
+    point = record.whole
+    found = published_for(
+        record.workload.name, record.model.accelerator, point.num_accelerators, record.workload.scenario
+    )
+    return [Beside(result, point.median / result.tokens_per_s, _explained(record, result)) for result in found]
+
+
+def _explained(record: RunRecord, result: PublishedResult) -> str:
+    theirs, ledger = published_efficiency(result), record.whole.typical.ledger
+    said: list[str] = []
+    if theirs is not None:
+        said.append(f"the published run is at {theirs:.1%} of as many accelerators of its own single node")
+    if ledger is not None and ledger.efficiency is not None and record.whole.num_nodes > 1:
+        said.append(f"this record at {ledger.efficiency:.1%} of its own")
+        lost = {name: rate / ledger.baseline for name, rate in ledger.losses.items()}
+        told = [f"{share:.1%} {name}" for name, share in lost.items() if share >= _LEAST_LOSS]
+        said.append(f"of which it lost {', '.join(told)}" if told else "and lost nothing to speak of")
+    return "; ".join(said)
