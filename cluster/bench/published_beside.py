@@ -46,5 +46,5 @@ def _explained(record: RunRecord, result: PublishedResult) -> str:
         said.append(f"this record at {ledger.efficiency:.1%} of its own")
         lost = {name: rate / ledger.baseline for name, rate in ledger.losses.items()}
         told = [f"{share:.1%} {name}" for name, share in lost.items() if share >= _LEAST_LOSS]
-        said.append(f"of which it lost {', '.join(told)}" if told else "and lost nothing to speak of")
+        said.append(f"it lost {', '.join(told)}" if told else "it lost nothing to speak of")
     return "; ".join(said)

@@ -9,7 +9,8 @@
             performance/run_1/mlperf_log_{summary,detail}.txt
             accuracy/mlperf_log_{summary,detail}.txt  mlperf_log_accuracy.json  accuracy.txt
 
-Paths and fields are those of MLPerf Inference v6.0's submission checker (`submission_checker/constants.py`).
+Paths and fields are those of MLPerf Inference's submission checker (`submission_checker/constants.py`) for v6.0,
+which v6.1 kept.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from ...models.errors import ConfigError, StateError
 from .loadgen_log import ACCURACY, DETAIL, SUMMARY
 from .record import AccuracyFacts, RunRecord
 from .record_store import open_record
+from .rounds import round_of
 from .rules import rules_of
 from .scenarios import Scenario
 from .system_description import UNKNOWN, system_description
@@ -64,6 +66,10 @@ def write_submission(
     _write(home / "src/README.md", "The load generator, router and engines are those of nfold.\n")
     _write(home / "documentation/calibration.md", "TODO: how the weights were quantised and calibrated.\n")
     missing.append("documentation/calibration.md: how the weights were quantised")
+    if division == "network":
+        missing.append(
+            "network: a LoadGen that reaches the service over a network; nfold's is a part of the system"
+        )
     return missing + _missing_scenarios(done) + _missing_compliance(done)
 
 
@@ -89,6 +95,7 @@ def _write_result(
     missing = [f"systems/{system}.json: {field}" for field in open_fields]
     missing += [f"{where}/measurements.json: {name}" for name, value in measurements.items() if value == UNKNOWN]
     missing += [f"{where}: a result that MLCommons would take ({caveat})" for caveat in record.caveats]
+    missing += _missing_round(record, where)
     if not (place / "user.conf").read_text().strip():
         missing.append(f"{where}/user.conf: it is empty, which the checker refuses")
     if record.accuracy is None:
@@ -108,6 +115,15 @@ def _write_accuracy(accuracy: AccuracyFacts, directory: Path, place: Path) -> No
     (place / ACCURACY).write_bytes(cut)
     scores = ", ".join(f"'{name}': {score:.4f}" for name, score in accuracy.scores.items())
     _write(place / "accuracy.txt", f"{{{scores}}}\nhash={hashlib.sha256(whole).hexdigest()}\n")
+
+
+def _missing_round(record: RunRecord, where: str) -> list[str]:
+    found, version = round_of(record.loadgen.settings), record.loadgen.version
+    if found is None:
+        return [f"{where}: the seeds of a round; those of LoadGen {version} are of none that nfold knows"]
+    if record.workload.name in found.gone:
+        return [f"{where}: a benchmark of {found.name}, whose seeds LoadGen {version} has"]
+    return []
 
 
 def _missing_scenarios(done: set[tuple[str, str, str]]) -> list[str]:

@@ -1,4 +1,5 @@
 import pytest
+from nfold.cluster.bench.balance import slowest_nodes
 from nfold.cluster.bench.differences import differences
 from nfold.cluster.bench.equivalence import Verdict, compare, whole_verdict
 from nfold.cluster.bench.order import order_of
@@ -62,6 +63,51 @@ def test_a_slow_node_is_found_and_ranked_first():
         "speed of node-1 against the other nodes: the slowest is 0.0% below there, 5.0% below here"
     )
     assert str(found.differences[1]) == "version of nfold: 0.1.0 there, 0.2.0 here"
+
+
+def with_speeds(record, *speeds: float):
+    """Each of its runs on two nodes with the second as fast as this against the first."""
+    point = record.whole
+    runs = [
+        run.model_copy(update={"node_speeds": {"node-0": 1.0, "node-1": speed}})
+        for run, speed in zip(point.runs, speeds, strict=True)
+    ]
+    points = [*record.points[:-1], point.model_copy(update={"runs": runs})]
+    return record.model_copy(update={"points": points})
+
+
+def test_a_node_is_judged_by_its_steps_where_these_are_known():
+    """Under Server's load both nodes brought the same tokens/s, and the figure is the same."""
+    server = make_record().workload.model_copy(update={"scenario": Scenario.SERVER})
+    there, here = (
+        with_speeds(make_record(), *speeds).model_copy(update={"workload": server})
+        for speeds in ((1.001, 0.999, 1.0), (0.952, 0.953, 0.951))
+    )
+    found = judge_records(there, here)
+    assert found.verdict is Verdict.NOT_REPRODUCED
+    assert found.measures["tokens/s"].verdict is Verdict.REPRODUCED
+    assert str(found.differences[0]).startswith("speed of node-1 against the other nodes: the slowest is 0.")
+    assert judge_records(there, there).verdict is Verdict.REPRODUCED
+
+
+def test_what_a_router_gave_a_node_to_do_says_nothing_of_it():
+    there, here = (
+        record.model_copy(
+            update={"workload": record.workload.model_copy(update={"scenario": Scenario.SINGLE_STREAM})}
+        )
+        for record in (make_record(), make_record(slow=0.3))
+    )
+    found = judge_records(there, here)
+    assert (found.verdict, found.differences) == (Verdict.REPRODUCED, [])
+
+
+def test_nodes_with_fewer_accelerators_are_not_slower():
+    """Seven of eight: tokens/s by accelerator count."""
+    there, here = make_record(slow=1 / 8), make_record(slow=1 / 8)
+    nodes = [there.nodes[0].model_copy(update={"healthy": 8}), there.nodes[1].model_copy(update={"healthy": 7})]
+    there, here = (record.model_copy(update={"nodes": nodes}) for record in (there, here))
+    assert slowest_nodes(here, by_steps=False) == pytest.approx([1.0, 1.0, 1.0])
+    assert judge_records(there, here).verdict is Verdict.REPRODUCED
 
 
 def test_a_changed_engine_setting_is_ranked_first():
