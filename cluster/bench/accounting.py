@@ -39,7 +39,9 @@ def baseline_of(
     median = statistics.median_low(rates)
     typical = results[rates.index(median)]
     in_flight = statistics.fmean(_in_flight(result.counters) for result in results) / len(replicas)
-    told = [span for result in results for span in spans(result.counters)]
+    told = [
+        span for result in results for seen in (result.counters, result.counters_of_little) for span in spans(seen)
+    ]
     saturation, curve = fit_saturation(told, spans(typical.counters))
     return Baseline(
         key=key,

@@ -235,15 +235,17 @@ class _Bench:
         self._progress(f"{name}: the client's own limit, against a stub")
         roofline = self._roofline(settings, part)
         results: list[ClientResult] = []
+        makes_baseline = baseline is None and len(part.names) == 1
         for number in range(1, self._order.repeats + 1):
             job = self._job(part, settings, target / name / f"run-{number}", auto)
+            job = replace(job, loads_little=makes_baseline and not self._order.scenario.lower_is_better)
             told = f"{name}, run {number} of {self._order.repeats}"
             results.append(run_in_process(job, lambda line, told=told: self._progress(f"{told}: {line}")))
             # Later repeats aim where the first did, so that all are of one load.
             settings, auto = results[0].settings, None
             keep_distributions(results[-1], job.log_dir)
         fresh = None
-        if baseline is None and len(part.names) == 1:
+        if makes_baseline:
             fresh = baseline_of(self._key, part.replicas, part.names[0], results)
             fresh = fresh.model_copy(update={"weights": self._weights, "weights_name": self._weights_name})
         runs = [

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread, get_native_id
 
@@ -25,7 +25,7 @@ from .samples import SampleSet
 from .scenarios import Scenario
 from .settings import RunSettings
 from .sut import Sut
-from .warmup import warm_up
+from .warmup import load_little, warm_up
 
 F64 = NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -44,6 +44,7 @@ class ClientJob:
         log_dir: where LoadGen writes; made by the client.
         warmup_s: seconds of load before LoadGen begins.
         auto_target: the share of the rate seen while warming up that becomes the target; None keeps the settings'.
+        loads_little: also before LoadGen begins, look at loads of few requests, for the step times of a baseline.
         stall_s: give up when nothing ends for so long although queries are open.
     """
 
@@ -56,6 +57,7 @@ class ClientJob:
     log_dir: Path
     warmup_s: float = 0.0
     auto_target: float | None = None
+    loads_little: bool = False
     stall_s: float = 180.0
 
 
@@ -71,6 +73,7 @@ class ClientResult:
         num_tokens: of all answers.
         end_s: when the last query ended, after LoadGen issued the first.
         counters: for the ledger.
+        counters_of_little: while few requests were open; empty unless that was asked for.
         timeline_s: [K] seconds after the start.
         node_tokens: [K, nodes] output tokens that had come by then, `nodes` being their names.
         node_speeds: see `node_speed.py`.
@@ -94,6 +97,7 @@ class ClientResult:
     node_tokens: F64
     nodes: tuple[str, ...]
     node_speeds: Mapping[str, float]
+    counters_of_little: tuple[ModelCounters, ...] = ()
 
 
 def run_client(job: ClientJob, progress: Progress = lambda line: None) -> ClientResult:
@@ -113,7 +117,13 @@ def run_client(job: ClientJob, progress: Progress = lambda line: None) -> Client
                     expected = "too short a warm-up to tell what rate to aim at; give --target-qps or more --warmup"
                     raise StateError(expected)
                 settings = settings.with_target(rate * job.auto_target)
-        return _run(job, settings, router, progress)
+        little: tuple[ModelCounters, ...] = ()
+        if job.loads_little:
+            progress("looking at loads of few requests")
+            observation = Observation(router, job.model, job.nodes)
+            load_little(router, job.model, job.samples, observation.look_if_due)
+            little = observation.counters()
+        return replace(_run(job, settings, router, progress), counters_of_little=little)
 
 
 @contextmanager

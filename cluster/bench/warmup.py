@@ -15,6 +15,10 @@ I64 = NDArray[np.int64]
 
 # Of all slots: a few more wait, so that none is ever free.
 OPEN_SHARE = 1.125
+# Requests per replica in loads of few, as shares of its slots, and how long each lasts: engines tell once a second
+# what they did, and of each load some must be told.
+FEW_SHARES = (0.0, 1 / 16)
+FEW_S = 4.0
 _TICK_S = 0.05
 _DRAIN_S = 30.0
 
@@ -90,12 +94,36 @@ def warm_up(
     while time.monotonic() - began_s < seconds:
         loop.keep_open(count)
         router.poll(_TICK_S)
+    _drain(router, loop)
+    middle_s = began_s + seconds / 2
+    return sum(num for at_s, num in loop.ended_s if at_s >= middle_s) / (seconds / 2)
+
+
+def load_little(
+    router: Router, model: str, samples: SampleSet, look: Callable[[float], None], seconds: float = FEW_S
+) -> None:
+    """One request per replica, then a few, for so long each: what steps take when they hold little.
+
+    Args:
+        look: called again and again with the seconds since the start.
+    """
+    replicas = router.snapshot().replicas
+    loop = _Loop(router, model, samples)
+    began_s = time.monotonic()
+    for number, share in enumerate(FEW_SHARES, 1):
+        count = sum(max(1, round(share * replica.address.max_num_seqs)) for replica in replicas)
+        while (passed_s := time.monotonic() - began_s) < number * seconds:
+            loop.keep_open(count)
+            router.poll(_TICK_S)
+            look(passed_s)
+    _drain(router, loop)
+
+
+def _drain(router: Router, loop: _Loop) -> None:
     loop.abort()
     drained_by_s = time.monotonic() + _DRAIN_S
     while time.monotonic() < drained_by_s and _holds_work(router):
         router.poll(_TICK_S)
-    middle_s = began_s + seconds / 2
-    return sum(num for at_s, num in loop.ended_s if at_s >= middle_s) / (seconds / 2)
 
 
 def _holds_work(router: Router) -> bool:

@@ -28,13 +28,20 @@ REPLICA = ReplicaAddress(
 KEY = BaselineKey(model="m", accelerator="CPU", tp=1, workload="free-Offline")
 
 
-def result_of(*batches: int) -> ClientResult:
+def seconds_of(replica: SteppingReplica, *batches: int) -> tuple[ModelCounters, ...]:
     """A second of each batch."""
-    replica = SteppingReplica()
-    samples = [ModelCounters(time_s=0.0, num_queued=0, replicas=(replica.counters(),))]
+    samples = [ModelCounters(time_s=replica.now_s, num_queued=0, replicas=(replica.counters(),))]
     for batch in batches:
         replica.work(1.0, batch=batch)
         samples.append(ModelCounters(time_s=replica.now_s, num_queued=0, replicas=(replica.counters(),)))
+    return tuple(samples)
+
+
+def result_of(*batches: int, little: tuple[int, ...] = ()) -> ClientResult:
+    """A second of each batch; `little` before the run."""
+    counters_of_little = seconds_of(SteppingReplica(), *little) if little else ()
+    replica = SteppingReplica()
+    counters = seconds_of(replica, *batches)
     latencies = np.full(8, 0.1)
     return ClientResult(
         settings=run_settings(rules_of("free"), Scenario.OFFLINE, 8),
@@ -50,7 +57,8 @@ def result_of(*batches: int) -> ClientResult:
         ttft_s=latencies,
         tpot_s=latencies,
         e2e_s=latencies,
-        counters=tuple(samples),
+        counters=counters,
+        counters_of_little=counters_of_little,
         timeline_s=np.zeros(0),
         node_tokens=np.zeros((0, 1)),
         nodes=("node-0",),
@@ -63,8 +71,15 @@ def test_saturation_alone_tells_no_curve() -> None:
     assert (baseline.curve, baseline.saturation) == (None, None)
 
 
-def test_a_run_that_ends_with_small_batches_does() -> None:
-    baseline = baseline_of(KEY, [REPLICA], "node-0", [result_of(*[BATCH] * 10, 32, 16, 8, 4, 2, 1)])
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(result_of(*[BATCH] * 10, 32, 16, 8, 4, 2, 1), id="at its end"),
+        pytest.param(result_of(*[BATCH] * 10, little=(1, 2, 4, 8, 16, 32)), id="before it"),
+    ],
+)
+def test_a_run_with_small_batches_does(result: ClientResult) -> None:
+    baseline = baseline_of(KEY, [REPLICA], "node-0", [result])
     assert baseline.curve is not None
     for batch in (2, 16, BATCH):
         asked = (round(PROMPT * batch / ANSWER), batch, 0)

@@ -16,6 +16,8 @@ from nfold.cluster.bench.roofline import best_rate
 from nfold.cluster.bench.rules import rules_of
 from nfold.cluster.bench.scenarios import Scenario
 from nfold.cluster.bench.settings import Asked, run_settings
+from nfold.cluster.bench.warmup import load_little
+from nfold.cluster.measure import measuring_router
 from nfold.cluster.roofline import empty_replicas
 from nfold.deployments.addresses import ReplicaAddress
 from nfold.models.errors import ConfigError, EngineError, StateError
@@ -63,6 +65,23 @@ def test_loadgen_runs_and_its_log_agrees_with_the_client(tmp_path: Path):
     assert figures.figure == log.number("result_completed_tokens_per_second")
     assert figures.target_qps == 400
     assert best_rate(result) >= result.num_tokens / result.end_s
+
+
+def test_loads_of_few_requests_are_looked_at_and_leave_nothing_behind():
+    samples = random_set(16, 64, 32, 127, 256, simulated=True)
+    looks: list[float] = []
+    with empty_replicas([like()] * 2) as replicas, measuring_router(replicas, None, timeout_s=30.0) as router:
+        seen: set[int] = set()
+
+        def look(passed_s: float) -> None:
+            looks.append(passed_s)
+            seen.add(sum(each.num_in_flight for each in router.snapshot().replicas))
+
+        load_little(router, "m", samples, look, seconds=0.3)
+        assert sum(each.num_in_flight for each in router.snapshot().replicas) == 0
+    assert looks == sorted(looks)
+    assert max(seen) == 2 * 64 // 16
+    assert 2 in seen
 
 
 def test_a_busy_client_gives_no_figure():
