@@ -134,23 +134,25 @@ void linear(const T* x, int64_t x_stride, int64_t num_rows, const float* packed,
 
 extern "C" {
 
-// weight [num_outputs, num_units] to packed [panel][unit][output of the panel], units of 4 bytes, padded with zeros.
+// weight [num_outputs, num_units] to packed [panel][unit][output of the panel], units of 4 bytes that are moved only,
+// padded with zeros.
 // `packed` begins with a cache line; its lines are written whole, past the cache.
-void nfold_pack(const int32_t* weight, int64_t num_units, int64_t num_outputs, int32_t* packed, int num_threads) {
+void nfold_pack(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int num_threads) {
   using namespace nfold;
   int64_t num_panels = (num_outputs + kPanel - 1) / kPanel;
-  const __m512i rows = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                          _mm512_set1_epi32((int)num_units));
 #pragma omp parallel for num_threads(num_threads)
   for (int64_t number = 0; number < num_panels; number++) {
     for (int v = 0; v < kVectors; v++) {
       int64_t output = number * kPanel + v * kLanes;
-      __mmask16 mask = num_outputs > output ? first(num_outputs - output) : 0;
-      const int32_t* from = weight + (mask ? output : 0) * num_units;
-      int32_t* to = packed + number * num_units * kPanel + v * kLanes;
-      for (int64_t k = 0; k < num_units; k++)
-        _mm512_stream_si512((__m512i*)(to + k * kPanel),
-                            _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, rows, from + k, 4));
+      for (int64_t k = 0; k < num_units; k += kLanes) {
+        __mmask16 mask = first(num_units - k);
+        __m512 block[kLanes];
+        for (int i = 0; i < kLanes; i++)
+          block[i] = load(weight + (output + i) * num_units + k, output + i < num_outputs ? mask : 0);
+        transpose(block);
+        float* to = packed + (number * num_units + k) * kPanel + v * kLanes;
+        for (int i = 0; i < kLanes && k + i < num_units; i++) _mm512_stream_ps(to + i * kPanel, block[i]);
+      }
     }
     _mm_sfence();
   }

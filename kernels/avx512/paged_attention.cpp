@@ -51,30 +51,11 @@ inline void fetch(const T* x, int64_t size) {
 // 16 keys of `width` <= 16 elements to turned [width][16].
 template <typename T>
 inline void turn(const T* const* keys, int64_t at, int64_t width, float* turned) {
-  __m512 a[kLanes], b[kLanes];
+  __m512 rows[kLanes];
   __mmask16 mask = first(width);
-  for (int i = 0; i < kLanes; i++) a[i] = load(keys[i] + at, mask);
-  for (int i = 0; i < kLanes; i += 2) {
-    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-  }
-  for (int i = 0; i < kLanes; i += 4) {
-    a[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
-    a[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
-    a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
-    a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
-  }
-  for (int i = 0; i < 4; i++) {
-    b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
-    b[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
-    b[i + 8] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
-    b[i + 12] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; i++) {
-    a[i] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88);
-    a[i + 8] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd);
-  }
-  for (int i = 0; i < width; i++) store(turned + i * kLanes, a[i]);
+  for (int i = 0; i < kLanes; i++) rows[i] = load(keys[i] + at, mask);
+  transpose(rows);
+  for (int i = 0; i < width; i++) store(turned + i * kLanes, rows[i]);
 }
 
 // scores[R][.. 16 ..] = q[R][d] * turned[d][16].
