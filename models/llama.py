@@ -42,13 +42,16 @@ class LlamaForCausalLM:
         self.quantization = quantization
         self.device = device
         vocab, hidden = config.vocab_size, config.hidden_size
-        self._embedding = VocabEmbedding("model.embed_tokens", vocab, hidden, tp, dtype=dtype, device=device)
+        is_tied = config.tie_word_embeddings
+        self._embedding = VocabEmbedding(
+            "model.embed_tokens", vocab, hidden, tp, is_head=is_tied, dtype=dtype, device=device
+        )
         self._layers = [
             LlamaLayer(f"model.layers.{index}", config, tp, dtype=dtype, device=device, quantization=quantization)
             for index in range(config.num_layers)
         ]
         self._norm = RmsNorm("model.norm", hidden, config.rms_norm_eps, dtype=dtype, device=device)
-        tied = self._embedding if config.tie_word_embeddings else None
+        tied = self._embedding if is_tied else None
         self._head = VocabHead("lm_head", vocab, hidden, tp, tied=tied, dtype=dtype, device=device)
         self._rotary = RotaryTable(
             config.rope, config.head_dim, config.max_position_embeddings, dtype=dtype, device=device

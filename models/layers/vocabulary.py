@@ -4,6 +4,7 @@ Legend: T tokens, D hidden size, R rows, V vocabulary.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +30,29 @@ class VocabSplit:
 
 
 class VocabEmbedding:
-    """Token ids to vectors."""
+    """Token ids to vectors.
+
+    Args:
+        is_head: the head shares the weight, so it is packed while it is loaded, in `filling`, where that can be.
+    """
 
     def __init__(
-        self, name: str, vocab_size: int, hidden_size: int, tp: TpGroup, *, dtype: torch.dtype, device: torch.device
+        self,
+        name: str,
+        vocab_size: int,
+        hidden_size: int,
+        tp: TpGroup,
+        *,
+        is_head: bool = False,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self._name = name
         self._tp = tp
         self._split = VocabSplit(vocab_size, tp)
-        self.weight_VD = torch.empty(self._split.size, hidden_size, dtype=dtype, device=device)
+        size = self._split.size
+        self.filling = ops.empty_packed_weight(size, hidden_size, [0], dtype, device) if is_head else None
+        self.weight_VD = torch.empty(size if self.filling is None else 0, hidden_size, dtype=dtype, device=device)
         self.weight_VD[self._split.stop - self._split.start :].zero_()
         self._packed: ops.PackedWeight | None = None
 
@@ -50,11 +65,11 @@ class VocabEmbedding:
         return self._tp.all_reduce(x_TD.masked_fill_(elsewhere_T[:, None], 0))
 
     def slots(self) -> Iterator[Slot]:
-        yield _vocab_slot(self._name, self._split, self.weight_VD)
+        yield _vocab_slot(self._name, self._split, self.weight_VD, self.filling)
 
     def read_from(self, packed: ops.PackedWeight) -> None:
         """From now on the weight is there, and no second copy of it here."""
-        self._packed = packed
+        self._packed, self.filling = packed, None
         self.weight_VD = torch.empty(0)
 
     def _rows(self, ids_T: torch.Tensor) -> torch.Tensor:
@@ -79,10 +94,12 @@ class VocabHead(Linear):
         self._tp = tp
         self._tied = tied
         self._split = VocabSplit(vocab_size, tp)
-        num_outputs = 0 if tied else self._split.size
-        super().__init__(hidden_size, num_outputs, bias=False, dtype=dtype, device=device)
+        num_outputs, first_outputs = (0, None) if tied else (self._split.size, [0])
+        super().__init__(
+            hidden_size, num_outputs, bias=False, dtype=dtype, device=device, first_outputs=first_outputs
+        )
         if tied is not None:
-            self.weight_OI = tied.weight_VD
+            self.weight_OI, self._filling = tied.weight_VD, tied.filling
 
     def __call__(self, x_TI: ops.Rows) -> torch.Tensor:
         if self._packed is None:
@@ -99,9 +116,18 @@ class VocabHead(Linear):
 
     def slots(self) -> Iterator[Slot]:
         if self._tied is None:
-            yield _vocab_slot(self._name, self._split, self.weight_OI)
+            yield _vocab_slot(self._name, self._split, self.weight_OI, self._filling)
 
 
-def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor) -> Slot:
-    shape = (split.vocab_size, weight_VD.shape[1])
-    return Slot.copy(f"{name}.weight", shape, weight_VD[: split.stop - split.start], start=split.start)
+def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor, filling: ops.PanelLinear | None) -> Slot:
+    name = f"{name}.weight"
+    if filling is None:
+        shape = (split.vocab_size, weight_VD.shape[1])
+        return Slot.copy(name, shape, weight_VD[: split.stop - split.start], start=split.start)
+    shape = (split.vocab_size, filling.num_inputs)
+    return Slot(name, shape, partial(_put_padded, filling), 0, split.start, split.stop)
+
+
+def _put_padded(filling: ops.PanelLinear, part_VD: torch.Tensor) -> None:
+    num_lacking = filling.num_outputs - len(part_VD)
+    filling.put(0, F.pad(part_VD, (0, 0, 0, num_lacking)) if num_lacking else part_VD)

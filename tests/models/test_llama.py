@@ -11,6 +11,7 @@ from cpu_kernels import kernels
 from nfold.kernels.attention_inputs import LastTokens
 from nfold.models import registry
 from nfold.models.causal_lm import CausalLM
+from nfold.models.config import ModelConfig
 from nfold.models.kv_cache import KvCache
 from nfold.models.llama import LlamaForCausalLM
 from nfold.models.parallel import TpGroup
@@ -128,6 +129,15 @@ def test_the_last_layer_computes_only_what_is_wanted(tmp_path: Path) -> None:
     [rest] = run_spans(model, kv, paged, prompts, [(1, 40, 70)])
     whole = run_spans(model, new_cache(model, paged), paged, prompts, [(1, 0, 70)])[0]
     torch.testing.assert_close(rest, whole[40:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_packed_while_it_is_loaded(tied: bool, tmp_path: Path) -> None:
+    config = ModelConfig.from_directory(tiny_models.make_llama(tmp_path, "llama3", tied=tied))
+    with kernels("compiled"):
+        model = LlamaForCausalLM(config, TpGroup.single(), dtype=torch.float32, device=torch.device("cpu"))
+        assert model._head.weight_OI.numel() == 0
+        assert (model._embedding.weight_VD.numel() == 0) == tied
 
 
 def test_a_tied_weight_is_kept_once(tmp_path: Path) -> None:
