@@ -2,11 +2,15 @@
 against reading the checkpoint's file twice.
 
     python benchmarks/startup.py [--tp 1] [--tp 2] [--quantization fp8] [--kv-cache-dtype fp8] [--repeats 5]
+                                 [--cold]
 
-The model is the `small` Llama of the engine benchmarks, bf16, from a fixed seed. Its file is in the page cache, for
-both sides. Loading is timed with a small KV cache, so that the time is that of the weights. Resident bytes are what
-the engine adds to a process that has already had another engine, when all of a KV cache of the default size is
-written. The last line is JSON.
+The model is the `small` Llama of the engine benchmarks, bf16, from a fixed seed. Loading is timed with a small KV
+cache, so that the time is that of the weights. Reading is one plain read of the whole file into new memory of
+ordinary pages, by rank 0, in the same process as loading and just before it, while other ranks sleep. For both the
+file is in the page cache, and memory is such as was in use a moment before: a virtual machine's host may have taken
+away what is free, large pieces first, and giving it back takes longer than either side (`--cold` leaves that in).
+Resident bytes are what the engine adds to a process that has already had another engine, when all of a KV cache of
+the default size is written. The last line is JSON.
 """
 
 import argparse
@@ -15,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from workload import SMALL, make_checkpoint
@@ -33,6 +36,7 @@ def main() -> None:
     parser.add_argument("--quantization", choices=("auto", "fp8", "mxfp4"), default="auto")
     parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), default="auto")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="read and load into what memory the system has to give")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = make_checkpoint(Path(directory) / "small", SMALL, "bfloat16")
@@ -44,17 +48,15 @@ def main() -> None:
 
 
 def measure(size: int, checkpoint: Path, args: argparse.Namespace) -> dict[str, object]:
-    """Loads and reads take turns; medians."""
+    """Medians. Memory is that of ranks that have not read the file besides."""
     file = checkpoint / "model.safetensors"
     runs: list[list[dict[str, float]]] = []
-    reads_s: list[float] = []
-    loads_s: list[float] = []
+    timed: list[list[dict[str, float]]] = []
     for _ in range(args.repeats):
-        reads_s.append(read_s(file))
-        loads_s.append(max(rank["load_s"] for rank in run_ranks(size, checkpoint, args, SMALL_CACHE_BYTES)))
-        runs.append(run_ranks(size, checkpoint, args))
-    load_s = statistics.median(loads_s)
-    once_s = statistics.median(reads_s)
+        timed.append(run_ranks(size, checkpoint, args, is_timed=True))
+        runs.append(run_ranks(size, checkpoint, args, is_timed=False))
+    load_s = statistics.median(max(rank["load_s"] for rank in ranks) for ranks in timed)
+    once_s = statistics.median(ranks[0]["read_s"] for ranks in timed)
     share = statistics.median(
         max(rank["resident_bytes"] / configured(file, size, rank) for rank in ranks) for ranks in runs
     )
@@ -79,17 +81,9 @@ def configured(file: Path, size: int, rank: dict[str, float]) -> float:
     return file.stat().st_size / BYTES_PER_WEIGHT * rank["bytes_per_weight"] / size + rank["kv_cache_bytes"]
 
 
-def read_s(file: Path) -> float:
-    """Seconds to read the file into new memory."""
-    start = time.perf_counter()
-    file.read_bytes()
-    return time.perf_counter() - start
-
-
-def run_ranks(
-    size: int, checkpoint: Path, args: argparse.Namespace, kv_cache_bytes: int | None = None
-) -> list[dict[str, float]]:
+def run_ranks(size: int, checkpoint: Path, args: argparse.Namespace, *, is_timed: bool) -> list[dict[str, float]]:
     script = Path(__file__).with_name("startup_rank.py")
+    timing = ["--kv-cache-bytes", str(SMALL_CACHE_BYTES), "--read", "cold" if args.cold else "warm"]
     with tempfile.TemporaryDirectory() as directory:
         processes = [
             subprocess.Popen(
@@ -98,7 +92,7 @@ def run_ranks(
                     str(script),
                     *("--checkpoint", str(checkpoint), "--rank", str(rank), "--size", str(size)),
                     *("--meeting", f"{directory}/meeting"),
-                    *(("--kv-cache-bytes", str(kv_cache_bytes)) if kv_cache_bytes else ()),
+                    *(timing if is_timed else []),
                     *("--quantization", args.quantization, "--kv-cache-dtype", args.kv_cache_dtype),
                 ],
                 stdout=subprocess.PIPE,

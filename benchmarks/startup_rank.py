@@ -6,6 +6,7 @@ before         after loading                  after use
 
 import argparse
 import json
+import mmap
 import os
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--meeting", required=True)
     parser.add_argument("--kv-cache-bytes", type=int, default=None)
+    parser.add_argument("--read", choices=("cold", "warm"), help="time reading the file first; not for memory")
     parser.add_argument("--quantization", default="auto")
     parser.add_argument("--kv-cache-dtype", default="auto")
     args = parser.parse_args()
@@ -43,6 +45,8 @@ def main() -> None:
         kv_cache_dtype=args.kv_cache_dtype,
         prefix_cache=False,
     )
+    reading_s = read_s(args.checkpoint / "model.safetensors", args.read) if args.read and args.rank == 0 else None
+    tp.barrier()
     before, start_s = resident_bytes("VmRSS"), time.perf_counter()
     engine = NativeEngine.load(settings, tp, CPU)
     tp.barrier()
@@ -51,6 +55,7 @@ def main() -> None:
     use(engine)
     tp.barrier()
     figures = {
+        "read_s": reading_s,
         "load_s": load_s,
         "loaded_bytes": loaded_bytes,
         "peak_bytes": peak_bytes,
@@ -59,6 +64,28 @@ def main() -> None:
         "bytes_per_weight": getattr(torch, str(engine.info.settings["dtype"])).itemsize,
     }
     print(json.dumps(figures))
+
+
+def read_s(file: Path, memory: str) -> float:
+    """Seconds to read the file into new memory. `warm`: what is free was in use just before, then and on return."""
+    num_bytes = file.stat().st_size
+    if memory == "warm":
+        use_memory(num_bytes)
+    start_s = time.perf_counter()
+    file.read_bytes()
+    taken_s = time.perf_counter() - start_s
+    if memory == "warm":
+        use_memory(num_bytes)
+    return taken_s
+
+
+def use_memory(num_bytes: int) -> None:
+    """Writes to so many bytes in ordinary pages, and as many in huge ones, and frees them."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, num_bytes, flags) as huge, mmap.mmap(-1, num_bytes, flags) as ordinary:
+        huge.madvise(mmap.MADV_HUGEPAGE)
+        for memory in (ordinary, huge):
+            memory[:: mmap.PAGESIZE] = bytes(len(range(0, num_bytes, mmap.PAGESIZE)))
 
 
 def use(engine: NativeEngine) -> None:
