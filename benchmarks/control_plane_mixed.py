@@ -43,7 +43,7 @@ def mixed(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
             [found["offline_far"]] = answer_all(fleet, [far], seconds, progress, seed=args.seed + 100)
     finite = sum(each["finite_tokens_per_s"] or 0.0 for each in alone)
     saturated = sum(each["saturated_tokens_per_s"] or 0.0 for each in alone)
-    times = Times(args.warmup or 60.0, args.seconds or 120.0)
+    times = Times(args.warmup or 120.0, args.seconds or 120.0)
     with start_fleet(fleet_config(pools, MODEL_PROFILE, "server", port=args.port), progress) as fleet:
         rates = [sum(map(queries_per_s, node)) for node in _pools(fleet)]
         singles: list[Figures] = []

@@ -17,6 +17,7 @@ from nfold.models.engine.simulated.profile import StepTimeProfile
 
 # Of an engine's slots: what is open at any time in an Offline run, so that none is ever free.
 OPEN_SHARE = 1.25
+# What would be in flight comes in this time at least: its prompts are more than engines compute at once.
 RAMP_S = 30.0
 
 Figures = dict[str, float | int | None]
@@ -110,7 +111,7 @@ def arrive(
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
         warm_tpot_s=tpot_s,
-        ramp_s=RAMP_S,
+        ramp_s=max(RAMP_S, times.warmup_s / 2),
         seed=seed,
     )
     begin_s, end_s = times.warmup_s, seconds
