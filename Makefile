@@ -64,10 +64,10 @@ CONTROL_PLANE := offline server interactive peak rival mixed growth streams
 bench-control-plane: install
 	for name in $(CONTROL_PLANE); do python benchmarks/control_plane.py $$name --keep benchmarks/results || exit 1; done
 
-# About two hours: ten LoadGen runs of ten minutes and more.
+# About four hours: ten LoadGen runs of ten minutes and more, each after one node alone. Those that are kept are not run
+# again, so it may be cut off and called again.
 bench-mlperf: install
-	for served in embedded llama2-70b gpt-oss-120b; do \
-		python benchmarks/mlperf_runs.py $$served --keep benchmarks/results || exit 1; done
+	python benchmarks/mlperf_runs.py embedded llama2-70b gpt-oss-120b --baseline --keep benchmarks/results
 
 # A page of `nfold report`, opened in a Chromium that is installed.
 check-report: install

@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--accelerators", type=int, default=87, help="simulated ones")
     parser.add_argument("--baseline", action="store_true", help="one node first, for efficiency and ledger")
     parser.add_argument("--seconds", type=float, help="less than LoadGen's own: shows that it runs")
+    parser.add_argument("--target-qps", type=float, help="on all nodes; default: what warming up or profiles show")
     parser.add_argument("--records", type=Path, help="a folder for the run records; none is left by default")
     parser.add_argument("--keep", type=Path, help="a folder for the results, one file for each run")
     parser.add_argument("--again", action="store_true", help="also what is kept already")
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace, one: Run) -> dict[str, Any]:
         workload="sums" if one.served == EMBEDDED else one.served,
         scenario=Scenario(one.scenario),
         min_duration_s=args.seconds,
-        target_qps=_little_load(one) if one.impossible else None,
+        target_qps=_little_load(one) if one.impossible else args.target_qps,
         without_baseline=not args.baseline,
     )
     with tempfile.TemporaryDirectory() as scratch, service(args, one, tell) as config:

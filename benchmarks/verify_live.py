@@ -1,6 +1,6 @@
 """`nfold verify` on services of this machine, against a record made there before: what it must say of each.
 
-    python benchmarks/verify_live.py [--engine native] [--seconds 15] [--repeats 3] [--case slow ...]
+    python benchmarks/verify_live.py [--engine native] [--seconds 12] [--repeats 5] [--case slow ...]
 
     same       the service that the record is of            reproduced
     once       the same, one repeat                         inconclusive
@@ -54,9 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=tuple(WORKLOADS), default="simulated")
     parser.add_argument("--scenario", choices=("Offline", "Server", "SingleStream"), default="Offline")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
     parser.add_argument("--warmup", type=float, default=4.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--case", action="append", choices=tuple(EXPECTED), help="repeatable; all by default")
     parser.add_argument("--keep", type=Path, help="a folder: also write the last line there, as kept results are")
     parser.add_argument("--port", type=int, default=8790)

@@ -17,7 +17,7 @@ class Judgement:
 
     Attributes:
         measures: by name: the scenario's figure and, on several nodes, how fast the slowest is.
-        num_more: repeats that are missing when inconclusive; None when nobody can say.
+        num_more: repeats that are missing here when inconclusive; None when no number of them would do.
         differences: most weighty first.
         reasons: why figures could not be held against each other at all.
     """
@@ -37,10 +37,11 @@ class Judgement:
             return f"not reproduced within ±{self.margin:.1%}"
         if self.reasons:
             return f"inconclusive: {'; '.join(self.reasons)}"
-        missing = (
-            "more repeats than can be told" if self.num_more is None else f"about {self.num_more} more repeats"
-        )
-        return f"inconclusive, {missing} needed to decide within ±{self.margin:.1%}"
+        if self.num_more is None:
+            return (
+                f"inconclusive, repeats here alone cannot decide within ±{self.margin:.1%}: the record needs more"
+            )
+        return f"inconclusive, about {self.num_more} more repeats needed to decide within ±{self.margin:.1%}"
 
 
 def judge_records(there: RunRecord, here: RunRecord, margin: float = MARGIN) -> Judgement:

@@ -123,6 +123,11 @@ def test_too_few_repeats_are_inconclusive():
     assert "2 more repeats needed" in found.sentence
 
 
+def test_a_record_of_one_repeat_needs_more_itself():
+    found = judge_records(make_record((1900.0,)), make_record())
+    assert found.sentence == "inconclusive, repeats here alone cannot decide within ±2.0%: the record needs more"
+
+
 def test_records_of_other_workloads_are_not_held_against_each_other():
     other = make_record()
     workload = other.workload.model_copy(update={"scenario": Scenario.SERVER})
