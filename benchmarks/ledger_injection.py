@@ -123,9 +123,10 @@ def run_native(args: argparse.Namespace, tell: Callable[[str], None]) -> list[Ve
         known = {column: 100.0 * lost / all_tokens for column, lost in native.known_losses(run).items()}
         hit, *others = (100.0 * lost / all_tokens for lost in run.lost)
         true = dict.fromkeys(COLUMNS, 0.0) | known
-        for name in run.injections:
-            true[NATIVE_INJECTIONS[name][-1]] += hit - sum(known.values())
-            true["slow step"] += sum(others)
+        # Without an injection all replicas are as the others: slower or faster with the machine.
+        cause = NATIVE_INJECTIONS[run.injections[0]][-1] if run.injections else "slow step"
+        true[cause] += hit - sum(known.values())
+        true["slow step"] += sum(others)
         columns = {column: 100.0 * ledger.share(column) for column in (*COLUMNS, UNEXPLAINED)}
         verdicts.append(verdict_of(run.injections, run.num_replicas, true, columns))
         tell(line_of(verdicts[-1]))

@@ -9,7 +9,8 @@ A machine's speed drifts, by a third within a minute where it is shared. So load
 one first and now the other, each turn also has loads of few requests, for the step times of small batches, and an
 injection's yardstick is what its own turns without it told. What comes out less is the truth, as all else is the
 same in both kinds of turns: of the replica that is hit, all of it is the injection's; of the other, on a core that
-may share caches and more with the first one's, steps are slower or faster. `nothing` has turns without any.
+may share caches and more with the first one's, steps are slower or faster. `nothing` has turns without any, so all
+that comes out less or more is of the latter kind.
 """
 
 import multiprocessing
