@@ -7,6 +7,7 @@
 Replicas on nodes that are over the target are not counted, so the pool shrinks by them when it has no room for
 them elsewhere. Serve picks the replicas that go, as we do the nodes: the emptiest, the youngest. Only then nodes
 drain: sooner, Serve would look for room for their replicas in vain, and the autoscaler would bring a node for them.
+Nor does one drain where a replica may just be starting.
 Those on leaving nodes are counted: Serve starts others first, wherever there is room or a new node comes.
 """
 
@@ -57,9 +58,25 @@ def next_steps(
         pool.wanted == counts[pool.pool] and pool.running + pool.starting <= pool.wanted for pool in actual.pools
     )
     used = {replica.node_id for replica in actual.replicas if replica.state not in GOING}
-    going = leaving | (over if told else over - used)
+    going = leaving | ((over if told else over - used) - _may_be_taken(actual, over, pools, resources))
     drain = [node.node_id for node in actual.nodes if node.state == NodeState.READY and node.node_id in going]
     return Steps(_requests(actual, target), counts, drain)
+
+
+def _may_be_taken(
+    actual: Actual, node_ids: set[str], pools: Mapping[str, PoolConfig], resources: Mapping[str, NodeResources]
+) -> set[str]:
+    """Of these, where a replica may just be starting of which Serve does not yet know the place: it would start for
+    ever on a node that drains."""
+    starting = {replica.pool for replica in actual.replicas if not replica.node_id and replica.state not in GOING}
+    nodes = [resources[node_id] for node_id in node_ids & resources.keys()]
+    by_pool = {name: [each for each in actual.replicas if each.pool == name] for name in pools}
+    rooms = _rooms(pools, by_pool, nodes, count_free=False)
+    return {
+        node.node_id
+        for node, room in zip(nodes, rooms, strict=True)
+        if any(take_room(pools[pool], [dict(room)]) for pool in starting)
+    }
 
 
 def _requests(actual: Actual, target: Target) -> dict[str, int]:

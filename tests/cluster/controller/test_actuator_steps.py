@@ -115,6 +115,14 @@ def test_nodes_drain_when_serve_has_picked_the_replicas_that_go() -> None:
     assert steps(world(nodes, picked, wanted=4), target(2, 4)) == Steps({"n": 2}, {"p": 4}, ["a"]), "not our pick"
 
 
+def test_no_node_drains_where_a_replica_may_be_starting() -> None:
+    nodes = {"h": READY, "a": READY, "b": READY}
+    starting = world(nodes, {"r0": "h", "r1": "a", "r2": "a", "r3": ""}, wanted=4)
+    assert steps(starting, target(2, 4)).drain == [], "it may be on b"
+    assert steps(starting, target(2, 4), total=1).drain == ["b"], "b has no room for it"
+    assert steps(world(nodes, {"r0": "h", "r1": "a", "r2": "a", "r3": "h"}, wanted=4), target(2, 4)).drain == ["b"]
+
+
 def test_what_is_left_on_a_node_that_goes_moves_to_where_there_is_room() -> None:
     scattered = world({"h": READY, "a": READY, "b": READY}, {"r0": "h", "r1": "a", "r2": "b"}, wanted=3)
     assert steps(scattered, target(2, 3)) == Steps({"n": 2}, {"p": 3}, ["b"])
