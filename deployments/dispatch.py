@@ -46,7 +46,7 @@ class Dispatcher:
 
     def admit(self, model: Model, num_requests: int) -> None:
         """Raises UnavailableError or OverloadedError when the model cannot take so many more."""
-        if not any(replica.may_accept_soon for replica in model.replicas):
+        if not self._has_prospects(model):
             model.num_refused += num_requests
             reasons = [f"{r.replica_id} is {r.state}: {r.reason}" for r in model.replicas if r.listed]
             raise UnavailableError(
@@ -104,6 +104,14 @@ class Dispatcher:
         next_look_s = self._assigned_s + self._settings.assign_every_s if loads.has_news else NEVER
         self._next_send_s = min(float(loads.send_at_s.min()), next_look_s)
         return all_live
+
+    def _has_prospects(self, model: Model) -> bool:
+        """Where the last replica has just gone, requests wait for another one, like those that it had."""
+        if any(replica.may_accept_soon for replica in model.replicas):
+            return True
+        since_s = model.unserved_since_s
+        is_late = since_s is not None and self._clock() - since_s > self._settings.continuation_timeout_s
+        return model.num_output_tokens > 0 and not is_late
 
     @property
     def _is_busy(self) -> bool:

@@ -29,7 +29,7 @@ class RouterSettings:
         dead_after_s: a replica that says nothing for so long is lost. It says nothing during a step, so this must
             outlast the longest one; a process that dies is noticed at once by its connection, a host that
             vanishes within 15 s.
-        continuation_timeout_s: how long requests wait when their model has no replica left.
+        continuation_timeout_s: how long requests wait when their model has no replica left, also new ones.
         max_attempts: replicas that may die under one request before it fails.
         heartbeat_s: seconds between two pings to each replica.
         tick_s: how often `tick` wants to be called.

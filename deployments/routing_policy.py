@@ -139,7 +139,8 @@ def while_it_runs(
 
     On top come the `prompt_tokens` that wait there already, as they are computed first.
     """
-    return prompt_tokens + num_in_flight * mean_prompt, num_in_flight * mean_output
+    whole: F64 = num_in_flight.astype(np.float64)
+    return prompt_tokens + whole * mean_prompt, whole * mean_output
 
 
 def tail_room(mean_cost: float, num_queued: int, candidates: Candidates) -> I64:

@@ -266,7 +266,7 @@ def test_waiting_for_a_replica_has_an_end(rig: Rig) -> None:
     router.tick()
 
     assert answers.finish == dict.fromkeys(range(3), FinishReason.ERROR)
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match="r is lost: the replica stopped"):
         ask_bulk(router, [1], answers)
 
 
