@@ -1,5 +1,6 @@
 """The real LoadGen through a real router, on replicas that compute nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,8 @@ def test_loadgen_runs_and_its_log_agrees_with_the_client(tmp_path: Path):
     assert result.num_tokens == samples.answer_lens.sum() * result.num_queries // len(samples)
     assert result.node_tokens[-1].sum() == result.num_tokens
     assert result.nodes == ("node-0", "node-1")
-    figures = run_figures(log, result, None, None, "run-1")
+    # On a full machine the figure would be refused, which has tests of its own.
+    figures = run_figures(log, replace(result, busy_share=0.0, delayed_share=0.0), None, None, "run-1")
     assert figures.figure == log.number("result_completed_tokens_per_second")
     assert figures.target_qps == 400
     assert best_rate(result) >= result.num_tokens / result.end_s
