@@ -46,6 +46,11 @@ class StepCosts:
     output_token_s: float
     alone_s: float | None = None
 
+    @property
+    def least_s(self) -> float:
+        """What each output token of a request takes, however little else there is."""
+        return self.fixed_s if self.alone_s is None else self.alone_s
+
     def step_s(self, num_prompt: float, num_decode: float) -> float:
         return self.fixed_s + self.prompt_token_s * num_prompt + self.output_token_s * num_decode
 
@@ -203,12 +208,7 @@ def token_costs(
     """
     known = np.array([one is not None for one in costs], np.bool_)
     rows = np.array(
-        [
-            (c.fixed_s if c.alone_s is None else c.alone_s, c.prompt_token_s, c.output_token_s, c.fixed_s)
-            if c
-            else (0.0,) * 4
-            for c in costs
-        ]
+        [(c.least_s, c.prompt_token_s, c.output_token_s, c.fixed_s) if c else (0.0,) * 4 for c in costs]
     ).reshape(-1, 4)
     if pool_of is not None:
         known, rows = known[pool_of], rows[pool_of]
