@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoscaling_drive import ClientProcess, Event, Stage, run_stage
-from autoscaling_kills import Disturb, Kills
+from autoscaling_drive import ClientProcess, Disturb, Event, Stage, run_stage
+from autoscaling_kills import Kills
 from kept_results import keep
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.provenance import provenance

@@ -54,6 +54,9 @@ class ClientProcess:
         return json.loads(self._process.stdout.readline())
 
 
+Disturb = Callable[[Actual], tuple[str, str] | None]
+
+
 @dataclass(frozen=True)
 class Stage:
     """
@@ -69,7 +72,7 @@ class Stage:
     streams: Mapping[str, int]
     nodes: Mapping[str, int]
     replicas: Mapping[str, int]
-    disturb: Callable[[Actual], tuple[str, str] | None] | None = None
+    disturb: Disturb | None = None
 
 
 @dataclass

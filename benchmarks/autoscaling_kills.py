@@ -1,15 +1,12 @@
 """What `autoscaling.py --kill` kills, as `Stage.disturb`."""
 
 import contextlib
-from collections.abc import Callable
 
 import msgspec
 import psutil
 from nfold.cluster.controller.actuation import Actual
 from nfold.cluster.processes import session_processes
 from nfold.deployments.router_stats import RouterSnapshot
-
-Disturb = Callable[[Actual], tuple[str, str] | None]
 
 
 class Kills:

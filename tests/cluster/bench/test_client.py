@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from empty_address import like
 from nfold.cluster.bench.client import ClientJob, run_client
 from nfold.cluster.bench.figures import check_client, run_figures, void_reasons
 from nfold.cluster.bench.loadgen_log import read_log
@@ -20,24 +21,7 @@ from nfold.cluster.bench.settings import Asked, run_settings
 from nfold.cluster.bench.warmup import load_little
 from nfold.cluster.measure import measuring_router
 from nfold.cluster.roofline import empty_replicas
-from nfold.deployments.addresses import ReplicaAddress
 from nfold.models.errors import ConfigError, EngineError, StateError
-
-
-def like() -> ReplicaAddress:
-    return ReplicaAddress(
-        replica_id="r",
-        model="m",
-        pool="p",
-        accelerator="none",
-        node_id="",
-        host="",
-        ipc_endpoint="",
-        tcp_endpoint="",
-        max_num_seqs=64,
-        max_model_len=256,
-        tp=1,
-    )
 
 
 def test_loadgen_runs_and_its_log_agrees_with_the_client(tmp_path: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from empty_address import MAX_MODEL_LEN, like
 from nfold.cluster.bench.client import ClientJob, run_client
 from nfold.cluster.bench.figures import run_figures
 from nfold.cluster.bench.loadgen_log import read_log
@@ -16,25 +17,10 @@ from nfold.cluster.bench.scenarios import Scenario
 from nfold.cluster.bench.settings import Asked, run_settings
 from nfold.cluster.bench.show import render_record
 from nfold.cluster.roofline import empty_replicas
-from nfold.deployments.addresses import ReplicaAddress
 from rich.console import Console
 from run_records import make_record
 
-MAX_MODEL_LEN = 256
 NUM_SAMPLES = 300
-LIKE = ReplicaAddress(
-    replica_id="r",
-    model="m",
-    pool="p",
-    accelerator="none",
-    node_id="",
-    host="",
-    ipc_endpoint="",
-    tcp_endpoint="",
-    max_num_seqs=64,
-    max_model_len=MAX_MODEL_LEN,
-    tp=1,
-)
 
 
 def samples_with(num_too_long: int) -> SampleSet:
@@ -50,7 +36,7 @@ def samples_with(num_too_long: int) -> SampleSet:
 def figures_of(samples: SampleSet, scenario: Scenario, directory: Path) -> RunFigures:
     asked = Asked(target_qps=600, min_duration_s=0.4, min_queries=64)
     settings = run_settings(rules_of("free"), scenario, len(samples), asked=asked)
-    with empty_replicas([LIKE] * 2) as replicas:
+    with empty_replicas([like()] * 2) as replicas:
         job = ClientJob(
             model="m",
             replicas=tuple(replicas),
