@@ -22,8 +22,8 @@ MIXED = ("MI300X", "MI325X", "MI355X")
 MIXED_GOAL = 0.99
 FAR_POOL = "MI300X"
 FAR_MS = 30.0
-# Some four times as long as an answer takes there.
-OFFLINE_S = 300.0
+# As long as an Offline run is by MLPerf's rules.
+OFFLINE_S = 600.0
 
 
 def mixed(args: argparse.Namespace, progress: Progress) -> dict[str, object]:

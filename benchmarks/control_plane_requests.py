@@ -51,6 +51,7 @@ class Prompts:
     def __init__(self, vocab_size: int, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
         self._ids = random.integers(_FIRST_ID, vocab_size, _POOL_TOKENS, dtype=np.int32)
+        self._ids.setflags(write=False)  # so that the router need not copy what is taken
         self._next = self._num_rounds = 0
 
     def take(self, num_tokens: int) -> I32:

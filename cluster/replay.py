@@ -17,7 +17,9 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from ..deployments.dispatch import RECKON_EVERY_S
 from ..deployments.length_prediction import LengthPrediction
+from ..deployments.request_queue import sample_of
 from ..deployments.router_settings import RouterSettings
 from ..deployments.routing_policy import limit_in_flight
 from ..deployments.speed import StepLine, observe_step, token_costs
@@ -36,7 +38,6 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 TICK_S = 0.02
-REFRESH_S = 1.0
 SAMPLE_S = 1.0
 OVERCOMMIT = RouterSettings().overcommit
 MAX_TOKENS = 1024
@@ -113,7 +114,8 @@ class _Replay:
         self._on_the_way: list[tuple[float, int, I64]] = []
         self._steps: list[tuple[float, int]] = []
         self._num_ended = 0
-        self._refreshed_s = 0.0
+        self._reckoned_s = -inf
+        self._mean_queued = 0.0, 0.0
         self._serves = np.array([one.from_s <= 0.0 for one in fleet])
         self._changes = sorted(
             (at_s, replica, serves)
@@ -163,8 +165,8 @@ class _Replay:
         num_queued = len(self._queue) - self._head
         if not num_queued:
             return
-        if now_s - self._refreshed_s >= REFRESH_S:
-            self._refresh(now_s)
+        if self._look_ahead and now_s - self._reckoned_s >= RECKON_EVERY_S:
+            self._reckon(now_s)
         room = np.where(self._serves, self._limit - self._in_flight, 0)
         total = int(np.maximum(room, 0).sum())
         if total == 0:
@@ -182,7 +184,8 @@ class _Replay:
             costs=costs,
             delay_s=self._delay_s,
             num_queued=num_queued,
-            longest=self._answers.longest_of,
+            mean_queued=self._mean_queued if num_queued > len(head) else (prompt_lens.mean(), expected.mean()),
+            longest=self._answers.longest_of(float(self._in_flight.sum()), MAX_TOKENS),
         )
         picked, chosen = self._policy(view, prompt_lens, expected)
         requests = head[picked]
@@ -280,16 +283,22 @@ class _Replay:
             ),
         )
 
-    def _refresh(self, now_s: float) -> None:
-        """Output tokens that are outstanding, given how far each request has come."""
-        self._refreshed_s = now_s
+    def _reckon(self, now_s: float) -> None:
+        """As a router does of a finite batch: what is outstanding and waits, by how far all answers have come."""
+        self._reckoned_s = now_s
         for replica, members in enumerate(self._members):
-            members = self._members[replica] = members[self._end_s[members] == 0.0]
+            self._members[replica] = members[self._end_s[members] == 0.0]
+        running = np.concatenate(self._members)
+        self._answers.watch(self._recording.prompt_lens[running], self._emitted[running])
+        for replica, members in enumerate(self._members):
             prompt_lens = self._recording.prompt_lens[members]
             limits = np.full(len(members), MAX_TOKENS)
             self._output_tokens[replica] = self._answers.remaining(
                 prompt_lens, self._emitted[members], limits
             ).sum()
+        waiting = self._recording.prompt_lens[sample_of(self._queue[self._head :])]
+        expected = self._answers.expected(waiting, np.full(len(waiting), MAX_TOKENS))
+        self._mean_queued = float(waiting.mean()), float(expected.mean())
 
     def _result(self) -> ReplayResult:
         num = len(self._engines)

@@ -25,7 +25,8 @@ class FleetView:
         in_flight: requests that each has.
         prompt_tokens, output_tokens: outstanding at each, outputs as expected.
         num_queued: requests that wait, also those that a policy is not shown.
-        longest: tokens of the longest among so many answers.
+        mean_queued: their prompt and expected output tokens, means.
+        longest: tokens of the longest among the answers that run.
     """
 
     room: I64
@@ -35,7 +36,8 @@ class FleetView:
     costs: TokenCosts
     delay_s: F64
     num_queued: int
-    longest: Callable[[I64], F64]
+    mean_queued: tuple[float, float]
+    longest: float
 
 
 # (view, prompt lengths [N], expected answers [N]), of the queue's head -> which of them [M], their replicas [M].
@@ -62,22 +64,21 @@ def earliest_finish(view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I
 
 def finite_batch(view: FleetView, prompt_lens: I32, expected: F64) -> tuple[I64, I64]:
     """Ours for a batch that is there as a whole: long ones first, and all replicas end together."""
-    mean = float(expected.mean())
-    steps = np.maximum(view.longest(view.in_flight), mean)
+    mean_prompt, mean_output = view.mean_queued
     candidates, weight = weigh(
         view.room,
         view.prompt_tokens,
         view.output_tokens,
-        view.costs,
+        view.costs.beside_steps(),
         view.delay_s,
-        mean_prompt=float(prompt_lens.mean()),
-        mean_output=mean,
-        steps=steps,
+        mean_prompt=mean_prompt,
+        mean_output=mean_output,
+        steps=max(view.longest, mean_output),
     )
-    costs = weight * prompt_lens + expected
-    room = tail_room(float(costs.mean()), view.num_queued, candidates)
+    room = tail_room(weight * mean_prompt + mean_output, view.num_queued, candidates)
     order = longest_first(expected)
-    chosen = assign(costs[order], replace(candidates, room=room))
+    costs = weight * prompt_lens[order] + expected[order]
+    chosen = assign(costs, replace(candidates, room=room))
     return order[: len(chosen)], chosen
 
 

@@ -20,6 +20,10 @@ from .wire import Abort, Submit
 
 # Requests of a finite batch that are looked at, at least: longer ones go first.
 LOOK_AHEAD = 256
+# So often, what a finite batch has left is reckoned anew from what all its answers have come to.
+RECKON_EVERY_S = 1.0
+# Between two messages of a huge batch replicas must hear that the router lives, and be heard.
+MAX_FLUSH_S = 0.5
 
 
 class Dispatcher:
@@ -98,7 +102,7 @@ class Dispatcher:
         elif self._next_send_s == NEVER and not loads.has_news:
             return True
         due = (loads.send_at_s <= now_s).nonzero()[0].tolist()
-        all_live = all(self._send_outbox(self._connections.by_number(number)) for number in due)
+        all_live = self._send_outboxes(due, now_s + MAX_FLUSH_S)
         if due:
             self.give_way()  # to ZeroMQ's thread, which has yet to send
         next_look_s = self._assigned_s + self._settings.assign_every_s if loads.has_news else NEVER
@@ -130,53 +134,73 @@ class Dispatcher:
             return
         numbers = model.numbers[rows]
         is_batch = self._settings.finite_batch
+        if is_batch and now_s - model.reckoned_s >= RECKON_EVERY_S:
+            model.reckon(now_s)
         slots = model.queue.first(max(count, LOOK_AHEAD) if is_batch else count)
         prompt_tokens, output_tokens = model.expected_tokens(slots)
+        means = float(prompt_tokens.mean()), float(output_tokens.mean())
         num_queued = len(model.queue)
         model.queue.pop(len(slots))
         if is_batch:
-            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens, now_s)
-            picked, chosen = _assign_batch(costs, output_tokens, candidates, num_queued)
+            means = means if len(slots) == num_queued else model.mean_queued
+            longest = int(self._table.max_tokens[slots].max())
+            candidates, weight = self._weigh_batch(model, rows, room, means, longest)
+            room = tail_room(weight * means[0] + means[1], num_queued, candidates)
+            picked, chosen = _assign_batch(
+                weight * prompt_tokens + output_tokens, output_tokens, replace(candidates, room=room)
+            )
             model.queue.push_first(np.delete(slots, picked))
             slots, prompt_tokens, output_tokens = slots[picked], prompt_tokens[picked], output_tokens[picked]
         elif len(rows) == 1 and self._settings.prefix_affinity_s <= 0.0:
             chosen = np.zeros(len(slots), np.int64)  # nothing to weigh
         else:
-            costs, candidates = self._weigh(model, rows, room, prompt_tokens, output_tokens, now_s)
+            candidates, weight = self._weigh(model, rows, room, means, now_s)
+            costs = weight * prompt_tokens + output_tokens
             chosen = self._assign_near_prefixes(model, slots, numbers, costs, candidates)
         if len(slots):
             self._bind(slots, numbers[chosen], prompt_tokens, output_tokens)
             self._put_in_outboxes(model, slots, numbers[chosen], now_s)
 
     def _weigh(
-        self, model: Model, rows: Indices, room: Indices, prompt_tokens: Indices, output_tokens: F64, now_s: float
-    ) -> tuple[F64, Candidates]:
-        """What requests cost, and what the replicas in these `rows` of the model's have to do already."""
+        self, model: Model, rows: Indices, room: Indices, means: tuple[float, float], now_s: float
+    ) -> tuple[Candidates, float]:
+        """What the replicas in these `rows` of the model's compute beside requests of so many prompt and expected
+        output tokens."""
         numbers = model.numbers[rows]
-        way_in = self._loads.way_in(numbers)
-        mean_prompt, mean_output = float(prompt_tokens.mean()), float(output_tokens.mean())
-        num_in_flight = self._loads.num_held(numbers)
-        steps: F64 | float = mean_output
-        if self._settings.finite_batch:
-            prompts, outputs = self._loads.backlog(numbers, mean_prompt, mean_output)
-            # It gains nothing where its next request would start soonest, and ends with the longest answer.
-            delay_s = way_in.delay_s
-            steps = np.maximum(model.answers.longest_of(num_in_flight), mean_output)
-        else:
-            delay_s = way_in.wait_s(now_s)
-            own_prompts = self._loads.prompt_tokens[numbers]
-            prompts, outputs = while_it_runs(num_in_flight, own_prompts, mean_prompt, mean_output)
-        candidates, weight = weigh(
+        mean_prompt, mean_output = means
+        prompts, outputs = while_it_runs(
+            self._loads.num_held(numbers), self._loads.prompt_tokens[numbers], mean_prompt, mean_output
+        )
+        return weigh(
             room,
             prompts,
             outputs,
             model.token_costs(rows),
-            delay_s,
+            self._loads.way_in(numbers).wait_s(now_s),
             mean_prompt=mean_prompt,
             mean_output=mean_output,
-            steps=steps,
+            steps=mean_output,
         )
-        return weight * prompt_tokens + output_tokens, candidates
+
+    def _weigh_batch(
+        self, model: Model, rows: Indices, room: Indices, means: tuple[float, float], max_tokens: int
+    ) -> tuple[Candidates, float]:
+        """The same for a finite batch, whose answers have at most `max_tokens`. It gains nothing where its next
+        request would start soonest; and the longest answer may begin last anywhere."""
+        numbers = model.numbers[rows]
+        mean_prompt, mean_output = means
+        prompts, outputs = self._loads.backlog(numbers, mean_prompt, mean_output)
+        longest = model.answers.longest_of(float(self._loads.num_held(numbers).sum()), max_tokens)
+        return weigh(
+            room,
+            prompts,
+            outputs,
+            model.token_costs(rows).beside_steps(),
+            self._loads.way_in(numbers).delay_s,
+            mean_prompt=mean_prompt,
+            mean_output=mean_output,
+            steps=max(longest, mean_output),
+        )
 
     def _assign_near_prefixes(
         self, model: Model, slots: Indices, numbers: Indices, costs: F64, candidates: Candidates
@@ -216,6 +240,15 @@ class Dispatcher:
         self._loads.send_at_s[firsts] = np.minimum(self._loads.send_at_s[firsts], due_s)
         self._next_send_s = min(self._next_send_s, float(due_s.min()))
 
+    def _send_outboxes(self, numbers: Sequence[int], until_s: float) -> bool:
+        """At least one, and more until then. False when a replica was found lost: those after it wait."""
+        for number in numbers:
+            if not self._send_outbox(self._connections.by_number(number)):
+                return False
+            if self._clock() >= until_s:
+                break
+        return True
+
     def _send_outbox(self, replica: Replica) -> bool:
         """False when it turned out to be lost."""
         self._loads.send_at_s[replica.number] = NEVER
@@ -231,11 +264,8 @@ class Dispatcher:
         return not aborts or self._connections.send(replica, Abort(np.array(aborts, np.uint64)))
 
 
-def _assign_batch(
-    costs: F64, output_tokens: F64, candidates: Candidates, num_queued: int
-) -> tuple[Indices, Indices]:
+def _assign_batch(costs: F64, output_tokens: F64, candidates: Candidates) -> tuple[Indices, Indices]:
     """Of a finite batch: which of these requests go now, and to which candidate each."""
     order = longest_first(output_tokens)
-    room = tail_room(float(costs.mean()), num_queued, candidates)
-    chosen = assign(costs[order], replace(candidates, room=room))
+    chosen = assign(costs[order], candidates)
     return order[: len(chosen)], chosen

@@ -1,4 +1,7 @@
-"""How long answers will be, from those that a model has given: a decayed histogram, by length of the prompt.
+"""How long answers will be, from those that a model has given: a decayed life table, by length of the prompt.
+
+Per bin of lengths it counts the answers that ended there and those that came so far, running ones included: short
+answers end first, so of those that have ended when all are young nearly all are short.
 
 All that is asked follows from the survival S(e), the share of answers longer than e tokens, and its sum
 from there on, R(e) = S(e) + S(e + 1) + ...:
@@ -20,7 +23,9 @@ Lens = NDArray[np.integer]
 # What is expected before answers were seen, and past the longest seen. It weighs as much as this many answers.
 PRIOR_TOKENS = 256.0
 PRIOR_WEIGHT = 0.05
+# Answers after which one counts half: so many, and several generations of those that run side by side.
 HALF_LIFE_ANSWERS = 2000.0
+HALF_LIFE_GENERATIONS = 8.0
 # Answers seen since the tables were made, in shares of all: then they are made anew.
 _REFRESH_SHARE = 0.01
 _BINS_PER_OCTAVE = 8
@@ -37,6 +42,7 @@ def _edges() -> F64:
 _EDGES = _edges()
 _WIDTHS = np.diff(_EDGES)
 _NUM_BINS = len(_WIDTHS)
+_LEAST = 1e-300
 _ANY_PROMPT = _NUM_PROMPT_BUCKETS  # the row of all prompts together
 
 
@@ -46,26 +52,43 @@ class LengthPrediction:
     def __init__(self) -> None:
         self._counts = np.zeros((_NUM_PROMPT_BUCKETS, _NUM_BINS))
         self._sums = np.zeros((_NUM_PROMPT_BUCKETS, _NUM_BINS))
+        self._reached = np.zeros((_NUM_PROMPT_BUCKETS, _NUM_BINS))
+        self._running = np.zeros((_NUM_PROMPT_BUCKETS, _NUM_BINS))
+        self._num_running = 0
         self._weight = 0.0
         self._num_new = 0.0
         self._share = np.zeros(_NUM_PROMPT_BUCKETS)
-        self._survival, self._rest = _tables(self._counts, self._sums)
+        self._survival, self._rest = _tables(self._counts, self._sums, self._reached)
 
     def observe(self, prompt_lens: Lens, answer_lens: Lens) -> None:
         """Answers that ended, [N] each. Leave out those that could not end by themselves: they tell nothing."""
         count = len(answer_lens)
         if count == 0:
             return
-        keep = 0.5 ** (count / HALF_LIFE_ANSWERS)
+        keep = 0.5 ** (count / max(HALF_LIFE_ANSWERS, HALF_LIFE_GENERATIONS * self._num_running))
         self._counts *= keep
         self._sums *= keep
+        self._reached *= keep
         lens = np.clip(answer_lens, 1, _EDGES[-1])
         cells = _bucket(prompt_lens) * _NUM_BINS + np.searchsorted(_EDGES, lens) - 1
-        size = self._counts.size
-        self._counts += np.bincount(cells, minlength=size).reshape(self._counts.shape)
-        self._sums += np.bincount(cells, weights=lens, minlength=size).reshape(self._sums.shape)
+        counts = _histogram(cells)
+        self._counts += counts
+        self._sums += _histogram(cells, lens)
+        self._reached += _sum_from_right(counts)
         self._weight = self._weight * keep + count
         self._num_new += count
+
+    def watch(self, prompt_lens: Lens, emitted: Lens) -> None:
+        """All answers that have begun and go on, [N], as far as they have come. To be called again and again."""
+        lens = np.minimum(emitted, _EDGES[-2])
+        bins = np.searchsorted(_EDGES, lens, side="right") - 1
+        cells = _bucket(prompt_lens) * _NUM_BINS + bins
+        here = _histogram(cells)
+        running = _sum_from_right(here) - here + _histogram(cells, (lens - _EDGES[bins]) / _WIDTHS[bins])
+        # What they had reached before was counted then, and has decayed as the ends of others of that time have.
+        self._reached += running - self._running
+        self._running, self._num_running = running, len(emitted)
+        self._num_new = np.inf
 
     def expected(self, prompt_lens: Lens, max_tokens: Lens) -> F64:
         """[N] tokens expected of answers to prompts of these lengths, at most `max_tokens` each."""
@@ -79,16 +102,17 @@ class LengthPrediction:
         )
         return _remaining(prompt_lens, emitted, max_tokens, self._survival, self._rest, self._share, _EDGES)
 
-    def longest_of(self, num_answers: F64 | I64) -> F64:
-        """[K] tokens that of so many answers about one exceeds."""
+    def longest_of(self, num_answers: float, max_tokens: int) -> float:
+        """Tokens that of so many answers about one exceeds, at most `max_tokens`."""
         self._refresh()
-        return np.interp(-1.0 / np.maximum(num_answers, 1.0), -self._survival[_ANY_PROMPT], _EDGES)
+        longest = np.interp(-1.0 / max(num_answers, 1.0), -self._survival[_ANY_PROMPT], _EDGES)
+        return min(float(longest), float(max_tokens))
 
     def _refresh(self) -> None:
         if self._num_new <= _REFRESH_SHARE * self._weight:
             return
         self._num_new = 0.0
-        self._survival, self._rest = _tables(self._counts, self._sums)
+        self._survival, self._rest = _tables(self._counts, self._sums, self._reached)
         self._share = _share_of_bucket(self._counts, self._sums)
 
 
@@ -124,17 +148,29 @@ def _remaining(
     return remaining
 
 
-def _tables(counts: F64, sums: F64) -> tuple[F64, F64]:
-    """S and R at the edges, [buckets + 1, bins + 1]; the last row is of all prompts. Exact at the edges."""
-    counts, sums = (np.concatenate((part, part.sum(axis=0, keepdims=True))) for part in (counts, sums))
+def _histogram(cells: I64, weights: NDArray[np.generic] | None = None) -> F64:
+    """[buckets, bins]"""
+    size = _NUM_PROMPT_BUCKETS * _NUM_BINS
+    counts = np.bincount(cells, weights, size).astype(np.float64)
+    return counts.reshape(_NUM_PROMPT_BUCKETS, _NUM_BINS)
+
+
+def _tables(counts: F64, sums: F64, reached: F64) -> tuple[F64, F64]:
+    """S and R at the edges, [buckets + 1, bins + 1]; the last row is of all prompts. Exact at the edges when all
+    answers have ended."""
+    counts, sums, reached = (
+        np.concatenate((part, part.sum(axis=0, keepdims=True))) for part in (counts, sums, reached)
+    )
     longer = np.exp(-_EDGES / PRIOR_TOKENS)
     prior_sums = PRIOR_TOKENS * -np.diff(longer) + _EDGES[:-1] * longer[:-1] - _EDGES[1:] * longer[1:]
     counts = counts + PRIOR_WEIGHT * -np.diff(longer)
     sums = sums + PRIOR_WEIGHT * prior_sums
-    total = counts.sum(axis=1, keepdims=True)
+    reached = np.maximum(reached + PRIOR_WEIGHT * longer[:-1], np.maximum(counts, _LEAST))
     survival, rest = np.zeros((2, len(counts), _NUM_BINS + 1))
-    survival[:, :-1] = _sum_from_right(counts / total)
-    rest[:, :-1] = _sum_from_right((sums - counts * _EDGES[:-1]) / total + _WIDTHS * survival[:, 1:])
+    survival[:, 0] = 1.0
+    survival[:, 1:-1] = np.cumprod(1.0 - counts / reached, axis=1)[:, :-1]
+    end_within = np.maximum(sums / np.maximum(counts, _LEAST) - _EDGES[:-1], 0.0)
+    rest[:, :-1] = _sum_from_right(-np.diff(survival) * end_within + _WIDTHS * survival[:, 1:])
     return survival, rest
 
 

@@ -1,13 +1,15 @@
 """What a router keeps of each model: its pools, the requests that wait, and what its answers were like."""
 
+import math
+
 import numpy as np
 
 from .index_pool import Indices
 from .length_prediction import LengthPrediction
 from .prefix_affinity import PrefixMap
 from .replica_loads import F64, ReplicaLoads
-from .request_loops import expect
-from .request_queue import RequestQueue
+from .request_loops import NOWHERE, expect
+from .request_queue import RequestQueue, sample_of
 from .request_table import RequestTable
 from .router_state import Pool, Replica
 from .router_stats import ModelSnapshot
@@ -25,6 +27,8 @@ class Model:
         pools: with the replicas, in this order wherever arrays have one item per replica.
         queue: requests waiting for a replica with room.
         unserved_since_s: since when no replica could take its requests; None while one can.
+        reckoned_s: when `reckon` was called.
+        mean_queued: prompt and expected output tokens of what waited then, means.
     """
 
     def __init__(self, name: str, number: int, max_queued: int, table: RequestTable, loads: ReplicaLoads) -> None:
@@ -39,6 +43,8 @@ class Model:
         self.answers = LengthPrediction()
         self.prefixes = PrefixMap()
         self.unserved_since_s: float | None = None
+        self.reckoned_s = -math.inf
+        self.mean_queued = 0.0, 0.0
         self.num_submitted = 0
         self.num_refused = 0
         self.num_finished = 0
@@ -75,6 +81,24 @@ class Model:
                 table.prompt_lens[those], emitted[those], max_tokens[those]
             )
         return prompts, expected
+
+    def reckon(self, now_s: float) -> None:
+        """What is outstanding at its replicas and what waits, by how far all answers have come.
+
+        When a request was bound, its answer was expected to be as long as others. Those that run are long ones.
+        """
+        table, loads = self._table, self._loads
+        self.reckoned_s = now_s
+        slots = np.flatnonzero((table.replica != NOWHERE) & (table.model == self.number))
+        emitted = table.num_emitted[slots]
+        open_ended = table.ignore_eos[slots] == 0
+        self.answers.watch(table.prompt_lens[slots[open_ended]], emitted[open_ended])
+        _, output_tokens = self.expected_tokens(slots)
+        table.charge[slots] = emitted - table.num_emitted_before[slots] + output_tokens
+        outstanding = np.bincount(table.replica[slots], output_tokens, len(loads.limit))
+        loads.output_tokens[self.numbers] = outstanding[self.numbers]
+        prompt_tokens, output_tokens = self.expected_tokens(sample_of(self.queue.all()))
+        self.mean_queued = float(prompt_tokens.mean()), float(output_tokens.mean())
 
     def queued_tokens(self) -> float:
         """Output tokens expected of what waits."""

@@ -38,11 +38,15 @@ def checked_sampling(params: SamplingParams) -> None:
 def checked_bulk(
     prompt_ids: I32, prompt_lens: I32, max_tokens: I32, seeds: U64, ignore_eos: bool, temperature: float
 ) -> SubmitBatch:
-    """Many requests as one batch, with copies of the arrays.
+    """Many requests as one batch, with copies of the arrays. Read-only `prompt_ids` are taken as they are: those of
+    a huge batch take long to copy.
 
     Raises RequestError that names what no engine takes.
     """
-    prompt_ids, lens, longest = (np.array(each, np.int32) for each in (prompt_ids, prompt_lens, max_tokens))
+    lens, longest = np.array(prompt_lens, np.int32), np.array(max_tokens, np.int32)
+    prompt_ids = np.asarray(prompt_ids, np.int32)
+    if prompt_ids.flags.writeable:
+        prompt_ids = prompt_ids.copy()
     count = len(lens)
     if lens.shape != (count,) or longest.shape != (count,) or np.shape(seeds) != (count,):
         raise ValueError("as many prompt_lens as max_tokens and seeds")

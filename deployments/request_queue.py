@@ -7,6 +7,9 @@ from ..models.engine.protocol import U64
 from .index_pool import Indices
 from .request_table import RequestTable
 
+# The means of a long queue are those of so many of it.
+SAMPLE = 4096
+
 
 class RequestQueue:
     """Wire ids in order. One that is no longer its slot's wire id has left; `len` counts those who have not.
@@ -80,3 +83,8 @@ class RequestQueue:
         self._tail = self._head + len(live)
         ids[self._head : self._tail] = live
         self._ids = ids
+
+
+def sample_of(waiting: Indices) -> Indices:
+    """Some of what waits, from all its parts: those that were passed over at its head are no ordinary ones."""
+    return waiting[:: 1 + len(waiting) // SAMPLE]

@@ -171,7 +171,7 @@ class Router:
         """As `submit_many` for requests whose tokens nobody reads one by one: no Python work per request.
 
         Args:
-            prompt_ids: [P] of all prompts, one behind the other.
+            prompt_ids: [P] of all prompts, one behind the other; copied unless read-only.
             prompt_lens, max_tokens, seeds: [N].
             tags: [N] what `sink` knows them by.
 

@@ -10,7 +10,7 @@ be starved for looking slow.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ SLOWNESS_GRAIN = 0.25
 # Slopes move off what they were by as much as the batches seen differ, against this share of the batch itself.
 _HOLD = 1e-4
 _SOLVE_EVERY = 16
+_LEAST_S = 1e-12
 _STEPS_BEFORE_CLAMPING = 8.0
 
 
@@ -170,16 +171,22 @@ class TokenCosts:
         step_s: that each output token of a request takes at least: a step of this request alone.
         prompt_token_s: of the replica's time, per prompt token.
         output_token_s: of the replica's time, per output token at a full batch.
+        step_share_s: what is in that of a step that is the same with hardly a token, as far as it is known.
     """
 
     step_s: F64
     prompt_token_s: F64
     output_token_s: F64
+    step_share_s: F64
 
     @property
     def tokens_per_s(self) -> F64:
         """Output tokens at a full batch, prompts left out."""
         return 1.0 / self.output_token_s
+
+    def beside_steps(self) -> "TokenCosts":
+        """Where all steps to come are counted apart, at `step_s` each."""
+        return replace(self, output_token_s=np.maximum(self.output_token_s - self.step_share_s, _LEAST_S))
 
 
 def costs_of_replicas(costs: TokenCosts, pool_of: I64, slowness: F64) -> TokenCosts:
@@ -195,6 +202,7 @@ def costs_of_replicas(costs: TokenCosts, pool_of: I64, slowness: F64) -> TokenCo
         costs.step_s[pool_of] * felt,
         costs.prompt_token_s[pool_of] * slowness,
         costs.output_token_s[pool_of] * slowness,
+        costs.step_share_s[pool_of] * slowness,
     )
 
 
@@ -208,14 +216,18 @@ def token_costs(
     """
     known = np.array([one is not None for one in costs], np.bool_)
     rows = np.array(
-        [(c.least_s, c.prompt_token_s, c.output_token_s, c.fixed_s) if c else (0.0,) * 4 for c in costs]
-    ).reshape(-1, 4)
+        [
+            (c.least_s, c.prompt_token_s, c.output_token_s, c.fixed_s, c.alone_s or 0.0) if c else (0.0,) * 5
+            for c in costs
+        ]
+    ).reshape(-1, 5)
     if pool_of is not None:
         known, rows = known[pool_of], rows[pool_of]
-    rows[:, 2] += rows[:, 3] / full_batch
+    rows[:, 3:] /= full_batch[:, None]
+    rows[:, 2] += rows[:, 3]
     rows *= slowness[:, None]
     if known.any():
         rows[~known] = rows[known].mean(axis=0)
     else:
-        rows[:] = (0.0, 1.0, 1.0, 0.0)
-    return TokenCosts(rows[:, 0], rows[:, 1], np.maximum(rows[:, 2], 1e-12))
+        rows[:] = (0.0, 1.0, 1.0, 0.0, 0.0)
+    return TokenCosts(rows[:, 0], rows[:, 1], np.maximum(rows[:, 2], _LEAST_S), rows[:, 4])

@@ -72,8 +72,46 @@ def test_what_was_seen_long_ago_counts_less() -> None:
 
 
 def test_the_longest_of_many() -> None:
-    longest = seen(PROMPTS, ANSWERS).longest_of(np.array([0, 1, 100]))
-    assert longest == pytest.approx([0.0, 0.0, np.percentile(ANSWERS, 99)], rel=0.05, abs=1e-6)
+    prediction = seen(PROMPTS, ANSWERS)
+    assert prediction.longest_of(1.0, NO_LIMIT) == pytest.approx(0.0, abs=1e-6)
+    assert prediction.longest_of(100.0, NO_LIMIT) == pytest.approx(np.percentile(ANSWERS, 99), rel=0.05)
+    assert prediction.longest_of(100.0, 50) == 50.0
+
+
+def test_answers_that_began_together_are_foreseen_while_most_still_run() -> None:
+    """Only the shortest have ended: by these alone answers would be half as long as they are."""
+    prediction, blind = LengthPrediction(), LengthPrediction()
+    emitted = 0
+    for now in range(10, 260, 10):
+        ended = (emitted < ANSWERS) & (now >= ANSWERS)
+        for each in (prediction, blind):
+            each.observe(PROMPTS[ended], ANSWERS[ended])
+        runs = now < ANSWERS
+        prediction.watch(PROMPTS[runs], np.full(runs.sum(), now))
+        emitted = now
+
+    assert (emitted < ANSWERS).mean() == pytest.approx(0.5, abs=0.1)
+    assert remaining(blind, 100) < 0.5 * (ANSWERS[ANSWERS > 100] - 100).mean()
+    exact = np.minimum(ANSWERS[ANSWERS > 100], emitted) - 100
+    assert remaining(prediction, 100, emitted) == pytest.approx(exact.mean(), rel=0.03)
+    alive = (emitted < ANSWERS).mean()
+    assert prediction.longest_of(1.0 / alive, NO_LIMIT) == pytest.approx(emitted, rel=0.03)
+
+
+def test_watched_answers_count_once_when_they_have_ended() -> None:
+    """Those that come one by one, watched in between, are as those that were only seen to end."""
+    prediction = LengthPrediction()
+    for begin in range(0, 2000, 100):
+        answers, prompts = ANSWERS[begin : begin + 100], PROMPTS[begin : begin + 100]
+        for emitted in (0, 40, 200):
+            runs = answers > emitted
+            prediction.watch(prompts[runs], np.full(runs.sum(), emitted))
+        prediction.observe(prompts, answers)
+        prediction.watch(prompts[:0], answers[:0])
+
+    for emitted in (0, 100, 300):
+        exact = (ANSWERS[:2000][ANSWERS[:2000] > emitted] - emitted).mean()
+        assert remaining(prediction, emitted) == pytest.approx(exact, rel=0.08)
 
 
 def test_no_requests() -> None:

@@ -112,7 +112,7 @@ def test_retry_after(queued_tokens: float, speeds: list[float | None], expected_
     assert retry_after_s(queued_tokens, speeds) == expected_s
 
 
-MIXED = TokenCosts(np.array([0.02, 0.01]), np.array([4e-4, 1e-4]), np.array([8e-4, 4e-4]))
+MIXED = TokenCosts(np.array([0.02, 0.01]), np.array([4e-4, 1e-4]), np.array([8e-4, 4e-4]), np.zeros(2))
 
 
 def test_weigh_gives_the_seconds_of_prompt_and_output_tokens() -> None:
@@ -158,7 +158,7 @@ def test_prompts_that_wait_are_computed_first() -> None:
 
 def test_little_work_goes_where_a_request_ends_first_however_much_a_slow_one_could_take() -> None:
     """A fast replica with three requests ends a fourth sooner than an idle slow one: its steps are shorter."""
-    costs = TokenCosts(np.array([0.03, 0.01]), np.array([1e-4, 1e-5]), np.array([2e-4, 5e-5]))
+    costs = TokenCosts(np.array([0.03, 0.01]), np.array([1e-4, 1e-5]), np.array([2e-4, 5e-5]), np.zeros(2))
     candidates, weight = weigh(
         np.array([9, 9]),
         np.zeros(2),

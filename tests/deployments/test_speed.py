@@ -105,6 +105,8 @@ def test_full_batches_do_not_hide_what_a_step_takes_alone() -> None:
 
     assert found.step_s[0] == pytest.approx(truth.fixed_s, rel=0.01)
     assert found.output_token_s[0] * batch == pytest.approx(truth.step_s(0, batch) + context_s, rel=0.01)
+    beside_s = truth.step_s(0, batch) + context_s - truth.fixed_s
+    assert found.beside_steps().output_token_s[0] * batch == pytest.approx(beside_s, rel=0.01)
 
 
 def test_one_odd_step_does_not_turn_the_estimates_over() -> None:
