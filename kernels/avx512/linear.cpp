@@ -9,6 +9,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "simd.h"
@@ -156,6 +157,21 @@ void nfold_pack(const float* weight, int64_t num_units, int64_t num_outputs, flo
     }
     _mm_sfence();
   }
+}
+
+// Has the system give memory to so many spans of `bytes` from `address`, which are still empty. A large page is touched
+// by one thread: where two meet in it, both would clear one.
+void nfold_touch(char* const* address, const int64_t* bytes, int64_t num_spans, int num_threads) {
+  constexpr uintptr_t kLarge = 2 << 20, kSmall = 4096;
+  std::vector<std::pair<uintptr_t, uintptr_t>> pieces;
+  for (int64_t span = 0; span < num_spans; span++) {
+    uintptr_t at = (uintptr_t)address[span], end = at + bytes[span];
+    for (; at < end; at = pieces.back().second) pieces.push_back({at, std::min(end, (at / kLarge + 1) * kLarge)});
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(num_threads)
+  for (size_t piece = 0; piece < pieces.size(); piece++)
+    for (uintptr_t at = pieces[piece].first; at < pieces[piece].second; at = (at / kSmall + 1) * kSmall)
+      *(volatile char*)at = 0;
 }
 
 // Rows `ids` of the weight that was packed, as they were: rows [num_rows, num_units].

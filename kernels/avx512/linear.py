@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -40,6 +41,17 @@ def huge_pages(num_units: int) -> torch.Tensor:
     if whole_bytes and hasattr(mmap, "MADV_HUGEPAGE"):
         _LIBC.madvise(_P(units.data_ptr()), ctypes.c_size_t(whole_bytes), mmap.MADV_HUGEPAGE)  # advice: may fail
     return units
+
+
+def touch(memories: Sequence[torch.Tensor]) -> None:
+    """Have the system give them their pages, all at once on all cores: that may take longer than to fill them, and
+    one weight has few huge pages. They are still empty."""
+    compiled = library.load()
+    if compiled is None or not memories:
+        return
+    addresses = (_P * len(memories))(*(memory.data_ptr() for memory in memories))
+    sizes = (_I * len(memories))(*(memory.nbytes for memory in memories))
+    compiled.function("nfold_touch", _P, _P, _I, _N)(addresses, sizes, len(memories), torch.get_num_threads())
 
 
 @cache

@@ -87,7 +87,8 @@ class Linear:
             yield Slot.copy(name, share.shape, self.weight_OI[share.rows], dim, start)
             return
         taken = share.inputs if is_split else share.outputs
-        yield Slot(name, share.shape, partial(self._filling.put, share.rows.start), dim, start, taken.stop)
+        put, memory = partial(self._filling.put, share.rows.start), self._filling.packed
+        yield Slot(name, share.shape, put, dim, start, taken.stop, memory=memory)
 
 
 @dataclass(frozen=True, slots=True)

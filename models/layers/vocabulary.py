@@ -125,7 +125,7 @@ def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor, filling: 
         shape = (split.vocab_size, weight_VD.shape[1])
         return Slot.copy(name, shape, weight_VD[: split.stop - split.start], start=split.start)
     shape = (split.vocab_size, filling.num_inputs)
-    return Slot(name, shape, partial(_put_padded, filling), 0, split.start, split.stop)
+    return Slot(name, shape, partial(_put_padded, filling), 0, split.start, split.stop, memory=filling.packed)
 
 
 def _put_padded(filling: ops.PanelLinear, part_VD: torch.Tensor) -> None:

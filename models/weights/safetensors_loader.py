@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ...kernels import ops
 from ..errors import CheckpointError
 from .slots import Slot
 
@@ -26,6 +27,7 @@ def load_weights(directory: str | Path, slots: Iterable[Slot]) -> None:
     slots = list(slots)
     for slot, path in zip(slots, _files(Path(directory), slots), strict=True):
         by_file.setdefault(path, []).append(slot)
+    ops.touch(list({id(slot.memory): slot.memory for slot in slots if slot.memory is not None}.values()))
     for number, (path, some) in enumerate(by_file.items(), 1):
         logger.info("loading %s (%d of %d)", path, number, len(by_file))
         _fill(path, some)

@@ -27,6 +27,7 @@ class Slot:
         other_names: under which the tensor may stand instead.
         may_be_scalar: it may be one number, of shape [], instead; then it comes whole.
         asked_by: what makes it necessary, for errors.
+        memory: what `put` fills, where that has no pages yet and is empty; slots may share it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Slot:
     other_names: tuple[str, ...] = ()
     may_be_scalar: bool = False
     asked_by: str = "config.json"
+    memory: torch.Tensor | None = None
 
     @classmethod
     def copy(

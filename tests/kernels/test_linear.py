@@ -81,5 +81,12 @@ def test_parts_put_one_by_one_are_the_whole(sizes: tuple[int, ...], dtype: torch
         assert torch.equal(packed(x, None), packed_of(weight)(x, None))
 
 
+def test_touch_stays_within_its_spans() -> None:
+    units = torch.ones(5000, dtype=torch.int32)
+    ops.touch([units[1000:1001], units[2000:4000]])
+    for outside in (units[:1000], units[1001:2000], units[4000:]):
+        assert outside.all()
+
+
 def test_parts_that_begin_within_a_panel_are_packed_together() -> None:
     assert ops.empty_packed_weight(96, 40, [0, 32], torch.float32, torch.device("cpu")) is None

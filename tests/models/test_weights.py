@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from cpu_kernels import kernels
+from nfold.models.config import ModelConfig
 from nfold.models.errors import CheckpointError
 from nfold.models.parallel import TpGroup
 from nfold.models.registry import load_model
+from nfold.models.weights.safetensors_loader import load_weights
+from nfold.models.weights.slots import Slot
+from resident import resident_bytes
 from safetensors.torch import load_file, save_file
 
 FIRST = "model-00001-of-00002.safetensors"
@@ -34,6 +39,21 @@ def some_tensor(directory: Path, file: str) -> str:
 def test_missing_shard(directory: Path) -> None:
     (directory / SECOND).unlink()
     assert f"{directory / SECOND}: missing" in error_of(directory)
+
+
+def test_memory_has_its_pages_before_it_is_filled(directory: Path) -> None:
+    with kernels("compiled"):
+        memory = torch.empty(64 << 20, dtype=torch.uint8)
+        grown: list[int] = []
+        before = resident_bytes()
+        size = ModelConfig.from_directory(directory).hidden_size
+        slots = [
+            Slot(name, (size,), lambda _: grown.append(resident_bytes() - before), 0, 0, size, memory=memory)
+            for name in ("model.norm.weight", "model.layers.0.input_layernorm.weight")
+        ]
+        load_weights(directory, slots)
+        assert len(grown) == 2
+        assert grown[0] > 0.9 * memory.nbytes
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000])
