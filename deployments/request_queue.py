@@ -87,4 +87,4 @@ class RequestQueue:
 
 def sample_of(waiting: Indices) -> Indices:
     """Some of what waits, from all its parts: those that were passed over at its head are no ordinary ones."""
-    return waiting[:: 1 + len(waiting) // SAMPLE]
+    return waiting[:: max(1, -(-len(waiting) // SAMPLE))].copy()

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from bulk_answers import BulkAnswers, ask_bulk
 from fake_engine import FakeEngine, fake_tokens
+from nfold.deployments import dispatch
+from nfold.deployments.request_checks import checked_bulk
 from nfold.deployments.router import Router, RouterSettings
 from nfold.models.engine.protocol import FinishReason, SamplingParams
 from nfold.models.errors import OverloadedError, RequestError, UnavailableError, UnknownModelError
@@ -317,6 +319,33 @@ def test_bad_requests_are_named(changes: dict[str, object], error: type[Exceptio
             )
     finally:
         router.close()
+
+
+def test_read_only_prompts_are_taken_as_they_are_and_others_copied() -> None:
+    ids, ones = np.array([1, 2], np.int32), np.ones(2, np.int32)
+
+    def taken() -> np.ndarray:
+        return checked_bulk(ids, ones, ones, np.zeros(2, np.uint64), False, 0.0).prompt_ids
+
+    assert not np.shares_memory(taken(), ids)
+    ids.setflags(write=False)
+    assert np.shares_memory(taken(), ids)
+
+
+def test_a_flush_that_takes_long_goes_on_later(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two messages the router hears replicas and tells them that it lives."""
+    monkeypatch.setattr(dispatch, "MAX_FLUSH_S", 0.0)
+    replicas = [rig.replica(f"r{i}", FakeEngine(max_num_seqs=4)) for i in range(3)]
+    router = rig.router(*replicas, settings=RouterSettings(tick_s=0.02, max_clump_s=0.0))
+    answers = BulkAnswers()
+    ask_bulk(router, [5] * 9, answers)
+
+    num_flushes = 0
+    while router.next_flush_s() <= 0.0 or num_flushes == 0:
+        router.flush()
+        num_flushes += 1
+    assert num_flushes == 3
+    poll_until(router, lambda: len(answers.finish) == 9, "all answers")
 
 
 @pytest.mark.parametrize("finite_batch", [False, True])
