@@ -65,9 +65,9 @@ class PaddedDecodes:
     def _capture(self) -> None:
         """Largest first, so that the others find room in the memory that it took."""
         start_s = time.perf_counter()
-        pool = torch.cuda.graph_pool_handle()
+        pool, logits_BV = torch.cuda.graph_pool_handle(), None
         for step in reversed(self._steps):
-            step.capture(pool)
+            logits_BV = step.capture(pool, logits_BV)
         _log.info("captured %d graphs in %.1f s", len(self._steps), time.perf_counter() - start_s)
 
     def run(
@@ -122,22 +122,30 @@ class _PaddedStep:
         return longs, ints, floats
 
     @torch.inference_mode()
-    def capture(self, pool: "torch.cuda._POOL_HANDLE") -> None:
-        self._compute(self._attention)  # compiles kernels, which a capture must not
+    def capture(self, pool: "torch.cuda._POOL_HANDLE", logits_BV: torch.Tensor | None) -> torch.Tensor:
+        """The logits of all graphs lie in one place, `logits_BV`, which the largest graph makes and returns: places
+        of their own would take gigabytes."""
+        logits, _ = self._compute(self._attention)  # compiles kernels, which a capture must not
+        all_logits = torch.empty_like(logits) if logits_BV is None else logits_BV
+        mine = all_logits[: len(logits)]
+        del logits
         torch.cuda.synchronize(self._model.device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            outputs = self._compute(self._attention)
+            logits, ids_B = self._compute(self._attention)
+            mine.copy_(logits)
+        del logits
 
         def replay() -> Outputs:
             graph.replay()
-            return outputs
+            return mine, ids_B
 
         self._replay = replay
+        return all_logits
 
     @torch.inference_mode()
     def run(self, table: SlotTable, sampling: SamplingState, slots_R: I64, late: LateInputs | None) -> Outputs:
-        """All rows with padding; a graph's next replay overwrites them."""
+        """All rows with padding; the next replay of any graph overwrites them."""
         positions = table.num_computed_tokens[slots_R]
         block_ids = table.block_tables_SB[slots_R, positions // self._block_size].astype(np.int64)
         longs, ints, floats = self._padding()
