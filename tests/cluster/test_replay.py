@@ -128,6 +128,20 @@ def test_a_finite_batch_ends_everywhere_within_one_request(name: str) -> None:
         assert np.ptp(ours.last_end_s) < 0.7 * np.ptp(theirs.last_end_s)
 
 
+def test_three_generations_bring_together_what_they_bring_alone() -> None:
+    """Work for five minutes by published rates, an answer at a full batch taking up to three: all is ramp and tail.
+    No length is known before."""
+
+    def tokens_per_s(replicas: Sequence[FleetReplica], seed: int) -> float:
+        figures = [replica.profile.scenario("offline") for replica in replicas]
+        rate = sum((each.figures["tokens_per_s"].value or 0.0) / each.run.tokens_per_sample for each in figures)
+        return run(generated(OPENORCA, round(300 * rate), None, seed=seed), replicas, finite_batch).tokens_per_s
+
+    pools = [node(accelerator, "offline", 2) for accelerator in ACCELERATORS]
+    alone = sum(tokens_per_s(pool, seed) for seed, pool in enumerate(pools))
+    assert tokens_per_s([replica for pool in pools for replica in pool], seed=100) > 0.98 * alone
+
+
 def test_no_policy_binds_more_than_there_is_room_for() -> None:
     """With room for one, a replica's requests follow each other."""
     replicas = node("MI355X", "server", 2, max_in_flight=1)
