@@ -11,11 +11,13 @@ from control_plane_cpu import CpuMeter, service_processes
 from local_service import serving
 from nfold.cluster.config import ClusterConfig, LocalClusterConfig, NfoldConfig, SimulatedNodesConfig
 from nfold.cluster.processes import session_processes
+from nfold.cluster.replay import baseline_points
 from nfold.cluster.run_state import RunState
 from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.config import EngineConfig, HttpConfig, MetricsConfig, PoolConfig, ServedModelConfig
 from nfold.deployments.router import Router
 from nfold.deployments.simulated_config import SimulatedConfig
+from nfold.deployments.speed_prior import SpeedPrior
 from nfold.models.engine.simulated.profile import StepTimeProfile, load_profile
 
 ACCELERATORS_PER_NODE = 8
@@ -134,8 +136,17 @@ def open_router(
     from nfold.cluster.measure import measuring_router
 
     chosen = fleet.replicas if replicas is None else replicas
-    with measuring_router(chosen, fleet.keys, timeout_s=60.0, finite_batch=finite_batch) as router:
+    priors = {each.accelerator: _prior(each) for each in chosen}
+    with measuring_router(
+        chosen, fleet.keys, timeout_s=60.0, finite_batch=finite_batch, priors=list(priors.values())
+    ) as router:
         yield router
+
+
+def _prior(replica: ReplicaAddress) -> SpeedPrior:
+    """As routers have it from `nfold baseline`."""
+    points = baseline_points(*profile_of(replica))
+    return SpeedPrior(model=replica.model, accelerator=replica.accelerator, tp=replica.tp, points=points)
 
 
 def num_cores() -> int:

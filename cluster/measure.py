@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..deployments.addresses import ReplicaAddress, ServiceKeys, this_host
 from ..deployments.router import Router, RouterSettings
+from ..deployments.speed_prior import SpeedPrior
 from ..models.errors import StateError, UnavailableError
 from .arrivals import ClosedLoop
 from .baseline import Baseline, BaselineKey
@@ -39,11 +40,13 @@ def measuring_router(
     *,
     timeout_s: float = 30.0,
     finite_batch: bool = False,
+    priors: Sequence[SpeedPrior] = (),
 ) -> Generator[Router]:
     """A router of this process, connected to all of `addresses`; closed at the end.
 
     Args:
         finite_batch: see `RouterSettings`.
+        priors: what baselines tell of the replicas' speed.
 
     Raises:
         UnavailableError: a replica is not ready within `timeout_s`; says which and why.
@@ -51,6 +54,7 @@ def measuring_router(
     settings = RouterSettings(max_queued=1_000_000, finite_batch=finite_batch)
     router = Router(f"load-{this_host()}-{uuid.uuid4().hex[:8]}", keys, settings)
     try:
+        router.update_speed_priors(priors)
         router.update_replicas(addresses)
         _wait_until_ready(router, len(addresses), timeout_s)
         yield router

@@ -87,7 +87,9 @@ class _Replay:
         self._engines = [VirtualEngine(one.profile, one.scenario, one.slowness, one.faults) for one in fleet]
         pools = list(dict.fromkeys(one.profile.name for one in fleet))
         self._pool_of = np.array([pools.index(one.profile.name) for one in fleet], np.int64)
-        by_pool = {one.profile.name: _baseline_line(one) for one in fleet}
+        by_pool = {
+            one.profile.name: StepLine.from_baseline(baseline_points(one.profile, one.scenario)) for one in fleet
+        }
         self._lines = [by_pool[pool] for pool in pools]
         longest = min(one.profile.max_model_len for one in fleet)
         self._first_sequences = known_sequences(recording.prompt_lens, recording.answer_lens, longest)
@@ -97,7 +99,7 @@ class _Replay:
         self._limit = np.array(
             [one.max_in_flight or limit for one, limit in zip(fleet, limits, strict=True)], np.int64
         )
-        self._full_batch = np.minimum([_full_batch(one) for one in fleet], self._limit)
+        self._full_batch = np.minimum([_full_batch(one.profile, one.scenario) for one in fleet], self._limit)
         self._delay_s = np.array([one.delay_s for one in fleet])
         # What the router keeps of each replica.
         self._slowness = np.ones(num)
@@ -319,19 +321,21 @@ class _Replay:
         )
 
 
-def _mean_context(replica: FleetReplica) -> float:
-    lengths = WORKLOADS[replica.profile.workload]
+def _mean_context(profile: StepTimeProfile) -> float:
+    lengths = WORKLOADS[profile.workload]
     return lengths.prompt.mean + lengths.answer.mean / 2
 
 
-def _full_batch(replica: FleetReplica) -> float:
+def _full_batch(profile: StepTimeProfile, scenario: str) -> float:
     """Requests that an engine runs at saturation: by its slots or its KV cache, as a baseline tells."""
-    slots = replica.profile.scenario(replica.scenario).limits.max_num_seqs
-    return min(slots, replica.profile.kv_capacity_tokens / _mean_context(replica))
+    slots = profile.scenario(scenario).limits.max_num_seqs
+    return min(slots, profile.kv_capacity_tokens / _mean_context(profile))
 
 
-def _baseline_line(replica: FleetReplica) -> StepLine:
-    """As a baseline tells: steps at some batches, with and without prompts, contexts as long as on the mean."""
-    curve, context, full = replica.profile.curve, _mean_context(replica), _full_batch(replica)
-    points = [(p * d, d, curve.step_s(p * d, d, context * d)) for d in (full / 8, full / 2, full) for p in (0, 1)]
-    return StepLine.from_baseline(points)
+def baseline_points(profile: StepTimeProfile, scenario: str) -> tuple[tuple[float, float, float], ...]:
+    """What a baseline would tell routers: steps at some batches, with and without prompts, contexts as long as on
+    the mean; see `StepLine.from_baseline`."""
+    curve, context, full = profile.curve, _mean_context(profile), _full_batch(profile, scenario)
+    return tuple(
+        (p * d, d, curve.step_s(p * d, d, context * d)) for d in (full / 8, full / 2, full) for p in (0, 1)
+    )

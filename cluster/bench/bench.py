@@ -112,6 +112,7 @@ class _Bench:
         self._order = order
         self._progress = progress
         self._replicas = replicas_of(config, model)
+        self._service = config.name
         self._keys: ServiceKeys | None = discovery.service_keys(config.name)
         self._nodes = nodes_of(self._replicas, node_names())
         first = self._replicas[0]
@@ -319,6 +320,7 @@ class _Bench:
             model=self._replicas[0].model,
             replicas=part.replicas,
             keys=self._keys,
+            priors=tuple(discovery.list_speed_priors(self._service)),
             nodes=part.nodes,
             samples=samples,
             settings=settings,

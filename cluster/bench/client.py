@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...deployments.addresses import ReplicaAddress, ServiceKeys, this_host
 from ...deployments.router import Router, RouterSettings
+from ...deployments.speed_prior import SpeedPrior
 from ...models.errors import EngineError, StateError, UnavailableError
 from ..ledger import ModelCounters
 from .observation import Observation
@@ -40,6 +41,7 @@ class ClientJob:
     """What a client is to do.
 
     Attributes:
+        priors: what baselines tell of the replicas' speed.
         nodes: node of each replica, for people.
         log_dir: where LoadGen writes; made by the client.
         warmup_s: seconds of load before LoadGen begins.
@@ -51,6 +53,7 @@ class ClientJob:
     model: str
     replicas: tuple[ReplicaAddress, ...]
     keys: ServiceKeys | None = field(default=None, repr=False)
+    priors: tuple[SpeedPrior, ...] = ()
     nodes: Mapping[str, str]
     samples: SampleSet
     settings: RunSettings
@@ -132,6 +135,7 @@ def _open_router(job: ClientJob) -> Generator[Router]:
     settings = RouterSettings(max_queued=MAX_QUEUED, finite_batch=finite)
     router = Router(f"bench-{this_host()}-{uuid.uuid4().hex[:8]}", job.keys, settings)
     try:
+        router.update_speed_priors(job.priors)
         router.update_replicas(job.replicas)
         give_up_s = time.monotonic() + READY_TIMEOUT_S
         while True:
