@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from control_plane_fleet import Fleet, fleet_config, start_fleet
 from control_plane_relay import far_away
 from control_plane_report import Goal, print_goals
-from control_plane_runs import Figures, Times, answer_all, arrive, queries_per_s
+from control_plane_runs import Figures, Times, answer_all, arrive, arrive_each, queries_per_s
 from control_plane_scenarios import (
     LIMITS_MS,
     MODEL_PROFILE,
@@ -45,16 +45,14 @@ def mixed(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
     saturated = sum(each["saturated_tokens_per_s"] or 0.0 for each in alone)
     times = Times(args.warmup or 120.0, args.seconds or 120.0)
     with start_fleet(fleet_config(pools, MODEL_PROFILE, "server", port=args.port), progress) as fleet:
-        rates = [sum(map(queries_per_s, node)) for node in _pools(fleet)]
-        singles: list[Figures] = []
-        for accelerator, node, rate in zip(MIXED, _pools(fleet), rates, strict=True):
-            progress(f"Server, {accelerator} alone at {rate:,.1f} queries/s")
-            singles.append(arrive(fleet, node, rate, times, progress, seed=args.seed, replay=False))
-        progress(f"Server, all together at {sum(rates):,.1f} queries/s")
-        found["server"] = arrive(fleet, fleet.replicas, sum(rates), times, progress, seed=args.seed)
+        progress("Server, each pool alone")
+        singles = arrive_each(fleet, _pools(fleet), times, progress, seed=args.seed)
+        rate = sum(map(queries_per_s, fleet.replicas))
+        progress(f"Server, all together at {rate:,.1f} queries/s")
+        found["server"] = arrive(fleet, fleet.replicas, rate, times, progress, seed=args.seed)
         progress(f"Server, {FAR_POOL} {FAR_MS:g} ms away")
         with _one_pool_far(fleet) as far:
-            found["server_far"] = arrive(fleet, far, sum(rates), times, progress, seed=args.seed)
+            found["server_far"] = arrive(fleet, far, rate, times, progress, seed=args.seed)
     # The nodes' and the service's arrivals differ by chance, so each is taken as a share of what was offered to it.
     offered = sum(each["offered_tokens_per_s"] or 0.0 for each in singles)
     alone_share = sum(each["tokens_per_s"] or 0.0 for each in singles) / offered

@@ -102,37 +102,64 @@ def arrive(
         replay: also what the control plane added to TTFT, see `control_plane_ideal`.
     """
     profile, _ = profile_of(replicas[0])
-    seconds = times.warmup_s + times.window_s
     tpot_s = _typical_tpot_s(replicas, rate) if warm and times.warmup_s > RAMP_S else None
     requests = poisson(
         profile,
         rate,
-        seconds,
+        times.warmup_s + times.window_s,
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
         warm_tpot_s=tpot_s,
         ramp_s=max(RAMP_S, times.warmup_s / 2),
         seed=seed,
     )
-    begin_s, end_s = times.warmup_s, seconds
     with ExitStack() as stack:
         drive = _drive(fleet, stack, replicas, requests, max_open=None)
-        [window] = run_windows([drive], fleet.meter, begin_s, end_s - begin_s, progress)
-        num_failed = drive.num_failed
+        [window] = run_windows([drive], fleet.meter, times.warmup_s, times.window_s, progress)
+    figures = _offered_figures(drive, window, times)
+    if not replay:
+        return figures
+    progress("replaying the same requests in virtual time")
+    engines = [profile_of(replica) for replica in replicas]
+    begin_s, end_s = times.warmup_s, times.warmup_s + times.window_s
+    return figures | added_figures(drive.ttft_s(begin_s, end_s), ideal_ttft_s(engines, requests, begin_s, end_s))
+
+
+def arrive_each(
+    fleet: Fleet, groups: Sequence[Sequence[ReplicaAddress]], times: Times, progress: Progress, *, seed: int
+) -> list[Figures]:
+    """Poisson arrivals on each group of equal replicas at its published rate, side by side. CPU seconds are
+    those of all together."""
+    with ExitStack() as stack:
+        drives: list[Drive] = []
+        for number, group in enumerate(groups):
+            profile, _ = profile_of(group[0])
+            rate = sum(map(queries_per_s, group))
+            requests = poisson(
+                profile,
+                rate,
+                times.warmup_s + times.window_s,
+                warm_tpot_s=_typical_tpot_s(group, rate) if times.warmup_s > RAMP_S else None,
+                ramp_s=max(RAMP_S, times.warmup_s / 2),
+                seed=seed + number,
+            )
+            drives.append(_drive(fleet, stack, group, requests, max_open=None))
+        windows = run_windows(drives, fleet.meter, times.warmup_s, times.window_s, progress)
+    return [_offered_figures(drive, window, times) for drive, window in zip(drives, windows, strict=True)]
+
+
+def _offered_figures(drive: Drive, window: Window, times: Times) -> Figures:
+    """What came of the requests that were offered in a window."""
+    begin_s, end_s = times.warmup_s, times.warmup_s + times.window_s
     ttft_s = drive.ttft_s(begin_s, end_s)
-    offered = requests.offered_tokens_per_s(begin_s, end_s)
+    offered = drive.requests.offered_tokens_per_s(begin_s, end_s)
     figures: Figures = window_figures(window) | {
         "offered_queries_per_s": len(ttft_s) / (end_s - begin_s),
         "offered_tokens_per_s": offered,
         "share_of_offered": window.tokens_per_s / offered,
-        "num_failed": num_failed,
+        "num_failed": drive.num_failed,
     }
-    figures |= latency_figures("tpot", drive.tpot_s(begin_s, end_s))
-    if not replay:
-        return figures | latency_figures("ttft", ttft_s)
-    progress("replaying the same requests in virtual time")
-    engines = [profile_of(replica) for replica in replicas]
-    return figures | added_figures(ttft_s, ideal_ttft_s(engines, requests, begin_s, end_s))
+    return figures | latency_figures("tpot", drive.tpot_s(begin_s, end_s)) | latency_figures("ttft", ttft_s)
 
 
 def window_figures(window: Window) -> Figures:
