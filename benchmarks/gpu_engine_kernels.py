@@ -16,6 +16,7 @@ OPS = (
     "silu_and_mul",
     "quantize_rows",
     "sample_tokens",
+    "decode_inputs",
 )
 
 

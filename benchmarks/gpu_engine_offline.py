@@ -27,7 +27,7 @@ PARTS = {  # of a kernel's name, the first that is found
     "activation": ("silu",),
     "sampling": ("greedy", "sample", "argmax"),
     "products": ("gemm", "nvjet", "cutlass", "cijk", "scaled_mm", "addmm", "matmul", "linear", "::mm"),
-    "copies": ("memcpy", "memset", "copy_"),
+    "copies": ("memcpy", "memset", "copy_", "decode_inputs"),
 }
 
 

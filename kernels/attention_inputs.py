@@ -22,7 +22,7 @@ class AttentionInputs:
         slot_mapping_T: int64, where each token's key and value go: block id * block_size + offset.
         query_start: int32 [S + 1], first token of each sequence.
         context_lens_S: int32, tokens that the sequence's last query sees, itself included.
-        block_tables_SB: int32, block ids of each sequence, padded with 0.
+        block_tables_SB: int32, block ids of each sequence; nobody reads what stands beyond its context.
         num_decodes: the first num_decodes sequences have exactly one query token each.
         query_lens: host copy, query tokens of each sequence.
         host_context_lens: host copy of context_lens_S.

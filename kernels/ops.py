@@ -21,6 +21,7 @@ from .avx512.linear import PANEL, PanelLinear
 from .avx512.linear import touch as touch
 from .fp8_rows import Fp8Rows as Fp8Rows
 from .fp8_rows import Rows as Rows
+from .reference import decode_inputs as _decode_inputs
 from .reference import fp8 as _fp8
 from .reference import linear as _linear
 from .reference import paged_attention as _paged_attention
@@ -29,6 +30,8 @@ from .reference import rotary_and_write_kv as _rotary_and_write_kv
 from .reference import sample_tokens as _sample_tokens
 from .reference import silu_and_mul as _silu_and_mul
 from .reference.linear import OneDnnLinear
+from .running_slots import DecodeInputs as DecodeInputs
+from .running_slots import RunningSlots as RunningSlots
 
 AttentionPlan = object
 """What `prepare_attention` makes of a step's layout, for the implementation that reads it and nobody else."""
@@ -219,6 +222,12 @@ def silu_and_mul(x_T2I: torch.Tensor) -> torch.Tensor:
     if do := _compiled(x_T2I):
         return _avx512.silu_and_mul(do, x_T2I)
     return _silu_and_mul.silu_and_mul(x_T2I)
+
+
+def decode_inputs(running: RunningSlots, slots_R: torch.Tensor, block_size: int) -> DecodeInputs:
+    """The next token of each of these slots (int64), as a step reads it; the last slot may come more than once."""
+    gpu = _triton(slots_R)
+    return (gpu or _decode_inputs).decode_inputs(running, slots_R, block_size)
 
 
 def argmax(logits_RV: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The Triton ops, with the contracts of `kernels/ops.py`. Read when the first tensor on a GPU comes: CPU builds of
 torch have no Triton."""
 
+from .decode_inputs import decode_inputs
 from .paged_attention import AttentionPlan, paged_attention, prepare_attention
 from .quantize_rows import quantize_rows
 from .rms_norm import add_rms_norm, add_rms_norm_to_fp8, rms_norm, rms_norm_to_fp8
@@ -13,6 +14,7 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_to_fp8",
     "argmax",
+    "decode_inputs",
     "paged_attention",
     "prepare_attention",
     "quantize_rows",

@@ -34,6 +34,7 @@ class Tuning:
         norm, elementwise: options; a norm's program takes a row.
         rotary_heads: heads of one token per program.
         activation_block: elements per program.
+        table_block: entries of a block table per turn of the loop over a row.
         row_block, vocabulary_block: elements per turn of the loop over a row.
     """
 
@@ -45,6 +46,7 @@ class Tuning:
     elementwise: Options
     rotary_heads: int
     activation_block: int
+    table_block: int
     row_block: int
     vocabulary_block: int
     vocabulary: Options
@@ -61,6 +63,7 @@ _TUNING = {
         elementwise={"num_warps": 4},
         rotary_heads=16,
         activation_block=1024,
+        table_block=128,
         row_block=4096,
         vocabulary_block=4096,
         vocabulary={"num_warps": 8},
@@ -77,6 +80,7 @@ _TUNING = {
         elementwise={"num_warps": 4},
         rotary_heads=16,
         activation_block=1024,
+        table_block=128,
         row_block=4096,
         vocabulary_block=4096,
         vocabulary={"num_warps": 8},
@@ -93,6 +97,7 @@ _TUNING = {
         elementwise={"num_warps": 4},
         rotary_heads=16,
         activation_block=1024,
+        table_block=128,
         row_block=4096,
         vocabulary_block=4096,
         vocabulary={"num_warps": 8},
@@ -107,6 +112,7 @@ _TUNING = {
         elementwise={},
         rotary_heads=4,
         activation_block=64,
+        table_block=2,
         row_block=128,
         vocabulary_block=1024,
         vocabulary={},

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 import triton
 from nfold.kernels.attention_inputs import AttentionInputs
+from nfold.kernels.running_slots import RunningSlots
 from nfold.kernels.triton import (
+    decode_inputs,
     paged_attention,
     quantize_rows,
     rms_norm,
@@ -86,6 +88,11 @@ def launch_all() -> list[tuple[str, object]]:
     what = "random"
     seeds = torch.zeros(2, dtype=torch.int64)
     sample_tokens.sample_tokens(logits, one, torch.ones(2, dtype=torch.int32), one, seeds, seeds)
+
+    what = "a step"
+    tables = torch.zeros(2, 64, dtype=torch.int32)
+    running = RunningSlots(seeds, seeds, seeds, torch.ones(2, dtype=torch.int32), one, one, tables)
+    decode_inputs.decode_inputs(running, seeds, 64)
 
     fp8 = torch.float8_e4m3fnuz if sys.argv[1] == "gfx942" else torch.float8_e4m3fn
     what = "to FP8"

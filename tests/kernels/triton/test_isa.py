@@ -30,6 +30,7 @@ def test_matrix_instructions_and_no_spills(architecture: str, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     variants: list[dict[str, Any]] = json.loads(done.stdout)
     assert {variant["what"].split(":")[0] for variant in variants} == {
+        "decode_inputs",
         "rms_norm",
         "quantize_rows",
         "silu_and_mul",
