@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...kernels.attention_inputs import AttentionInputs, LastTokens
+from .device_state import DeviceState
 from .scheduler import Schedule
 from .slots import I64, SlotTable
+from .transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,14 @@ class Batch:
     last: LastTokens | None
 
 
-def build_batch(table: SlotTable, schedule: Schedule, device: torch.device) -> Batch:
-    """Gather the scheduled tokens. On CPU the tensors share memory with numpy arrays made for this step."""
+def build_batch(
+    table: SlotTable, schedule: Schedule, device: torch.device, state: DeviceState | None = None
+) -> Batch:
+    """Gather the scheduled tokens. On CPU the tensors share memory with numpy arrays made for this step.
+
+    Args:
+        state: brings the block tables if there is one, else they are sent.
+    """
     slots, num_new, block_size = schedule.slots, schedule.num_new_tokens, table.block_size
     num_computed = table.num_computed_tokens[slots]
     context_lens = num_computed + num_new
@@ -46,11 +53,15 @@ def build_batch(table: SlotTable, schedule: Schedule, device: torch.device) -> B
     block_ids = table.block_tables_SB[token_slots, positions // block_size]
     slot_mapping = block_ids.astype(np.int64) * block_size + positions % block_size
     max_num_blocks = -(-int(context_lens.max()) // block_size)
+    if state is None:
+        block_tables_SB = to_device(table.block_tables_SB[slots, :max_num_blocks], device)
+    else:
+        block_tables_SB = state.block_tables(slots, max_num_blocks)
     attention = AttentionInputs(
         slot_mapping_T=to_device(slot_mapping, device),
         query_start=to_device(query_start.astype(np.int32), device),
         context_lens_S=to_device(context_lens.astype(np.int32), device),
-        block_tables_SB=to_device(table.block_tables_SB[slots, :max_num_blocks], device),
+        block_tables_SB=block_tables_SB,
         num_decodes=schedule.num_decodes,
         query_lens=tuple(num_new.tolist()),
         host_context_lens=tuple(context_lens.tolist()),
@@ -91,31 +102,3 @@ def _last_tokens(
         block_size=attention.block_size,
     )
     return LastTokens(to_device(rows, device), alone)
-
-
-def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """On CPU the same memory; elsewhere a copy through pinned memory, so that the host does not wait for it."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-class HostCopy:
-    """A device's tensor on its way to the host, behind all that was asked of the device before and before all that
-    will be; on CPU the tensor itself."""
-
-    def __init__(self, source: torch.Tensor) -> None:
-        if source.device.type == "cpu":
-            self._tensor, self._done = source, None
-            return
-        self._tensor = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
-        self._tensor.copy_(source, non_blocking=True)
-        self._done = torch.cuda.Event()
-        self._done.record(torch.cuda.current_stream(source.device))
-
-    def read(self) -> torch.Tensor:
-        """Waits until it is there."""
-        if self._done is not None:
-            self._done.synchronize()
-        return self._tensor

@@ -6,13 +6,15 @@ Legend: S sequences of a step, R those of them that get a new token, V vocabular
 import time
 from typing import Literal
 
+import numpy as np
 import torch
 
 from ..causal_lm import CausalLM
 from ..kv_cache import KvCache
-from .batch_builder import HostCopy, build_batch
+from .batch_builder import build_batch
+from .device_state import DeviceState
 from .graph import PaddedDecodes
-from .launched_step import LateInputs, LaunchedStep
+from .launched_step import LaunchedStep
 from .outputs import OutputRows
 from .protocol import U64, EngineStats, FinishReason, StepOutputs, StepRecord, SubmitBatch
 from .request import read_requests
@@ -22,6 +24,7 @@ from .scheduler import Schedule, Scheduler
 from .settings import ResolvedSettings
 from .slots import I64
 from .tp_messages import TokenChecksum
+from .transfer import HostCopy, to_device
 
 DecodeSteps = Literal["plain", "padded", "graphs"]
 
@@ -56,11 +59,13 @@ class EngineCore:
             getattr(torch, settings.kv_cache_dtype),
             model.device,
         )
-        self._decodes: PaddedDecodes | None = None
-        if decodes != "plain":
-            self._decodes = PaddedDecodes(model, self._kv, settings, captures=decodes == "graphs")
         self._scheduler = Scheduler(settings)
         self._sampling = SamplingState(settings.max_num_seqs, model.config.vocab_size, model.config.eos_token_ids)
+        self._state: DeviceState | None = None
+        self._decodes: PaddedDecodes | None = None
+        if decodes != "plain":
+            self._state = DeviceState(self._scheduler.table, self._sampling, settings.num_kv_blocks, model.device)
+            self._decodes = PaddedDecodes(model, self._kv, settings, self._state, captures=decodes == "graphs")
         self._rejected: list[int] = []
         self._ahead: LaunchedStep | None = None
         self._ended_s = 0.0
@@ -108,10 +113,9 @@ class EngineCore:
         if len(schedule.slots) == 0:
             return None
         table, sampling = self._scheduler.table, self._sampling
-        inputs = previous.late_inputs(table, schedule) if previous is not None else None
         num_kv_tokens = int((table.num_computed_tokens[schedule.slots] + schedule.num_new_tokens).sum())
         slots_R = schedule.slots[schedule.samples]
-        logits_RV, token_ids_R = self._compute(schedule, slots_R, inputs)
+        logits_RV, token_ids_R = self._compute(schedule, slots_R, previous)
         logprobs = None
         if self._reports_logprobs:
             logprobs = LogprobsOnDevice.where_wanted(logits_RV, token_ids_R, sampling.num_logprobs[slots_R])
@@ -126,21 +130,27 @@ class EngineCore:
         )
 
     def _compute(
-        self, schedule: Schedule, slots_R: I64, inputs: LateInputs | None
+        self, schedule: Schedule, slots_R: I64, previous: LaunchedStep | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [R, V] and token ids [R]."""
-        table, sampling = self._scheduler.table, self._sampling
+        table, state, device = self._scheduler.table, self._state, self._model.device
+        if state is not None:
+            state.update(schedule)
         if self._decodes is not None and len(slots_R) == len(schedule.slots) == schedule.num_decodes:
-            return self._decodes.run(table, sampling, slots_R, inputs)
-        batch = build_batch(table, schedule, self._model.device)
-        if inputs is not None:
+            return self._decodes.run(slots_R, table.num_computed_tokens[slots_R] + 1)
+        batch = build_batch(table, schedule, device, state)
+        if previous is not None and (inputs := previous.late_inputs(table, schedule)) is not None:
             inputs.fill(batch.token_ids_T)
         hidden_RD = self._model.forward(batch.token_ids_T, batch.positions_T, self._kv, batch.attention, batch.last)
         if len(slots_R) == 0:
-            device = self._model.device
             return torch.empty(0, 0, device=device), torch.empty(0, dtype=torch.int64, device=device)
         logits_RV = self._model.logits(hidden_RD)
-        return logits_RV, sample(logits_RV, sampling, slots_R, table.num_tokens[slots_R])
+        positions_R = table.num_tokens[slots_R]
+        token_ids_R = sample(logits_RV, self._sampling, slots_R, positions_R)
+        if state is not None:
+            on_device_2R = to_device(np.stack((slots_R, positions_R)), device)
+            state.advance(on_device_2R[0], token_ids_R, on_device_2R[1])
+        return logits_RV, token_ids_R
 
     def _land(self, step: LaunchedStep) -> OutputRows:
         """Read what it brought. Rows of requests that ended or were aborted meanwhile are nobody's."""

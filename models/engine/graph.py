@@ -5,27 +5,24 @@ captured at the start with its sampling, so that a step is one launch.
     cache     | blocks of the pool ......... | spare |
                                                padding reads and writes here, where nobody else looks
 
-Legend: R rows, B rows with padding, W blocks per table row, V vocabulary.
+Legend: R rows, B rows with padding, V vocabulary.
 """
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...kernels.attention_inputs import AttentionInputs
-from ...kernels.ops import sample_tokens
+from ...kernels.ops import decode_inputs, sample_tokens
 from ..causal_lm import CausalLM
 from ..kv_cache import KvCache
-from .launched_step import LateInputs
-from .protocol import F32, I32
-from .sampling_state import SamplingState
+from .device_state import DeviceState
 from .settings import ResolvedSettings
-from .slots import I64, SlotTable
+from .slots import I64
+from .transfer import to_device
 
 _log = logging.getLogger(__name__)
 
@@ -48,17 +45,20 @@ class PaddedDecodes:
 
     Args:
         kv: with one block more than `settings.num_kv_blocks`, for the padding.
+        state: all that a step reads; it leaves its tokens there, for the next one.
         captures: as graphs; a GPU then must be there.
     """
 
-    def __init__(self, model: CausalLM, kv: KvCache, settings: ResolvedSettings, *, captures: bool) -> None:
+    def __init__(
+        self, model: CausalLM, kv: KvCache, settings: ResolvedSettings, state: DeviceState, *, captures: bool
+    ) -> None:
         assert kv.num_blocks == settings.num_kv_blocks + 1
-        width = -(-settings.max_model_len // settings.block_size)
-        tables_BW = torch.full(
-            (settings.max_num_seqs, width), settings.num_kv_blocks, dtype=torch.int32, device=model.device
-        )
-        self._sizes = padded_sizes(settings.max_num_seqs)
-        self._steps = [_PaddedStep(model, kv, settings, tables_BW[:size]) for size in self._sizes]
+        self._device = model.device
+        self._padding_slot = most = settings.max_num_seqs
+        self._slots_B = torch.full((most,), self._padding_slot, device=model.device)
+        self._sent_slots_B: I64 = np.full(most, self._padding_slot)
+        self._sizes = padded_sizes(most)
+        self._steps = [_PaddedStep(model, kv, settings, state, self._slots_B[:size]) for size in self._sizes]
         if captures:
             self._capture()
 
@@ -70,69 +70,54 @@ class PaddedDecodes:
             logits_BV = step.capture(pool, logits_BV)
         _log.info("captured %d graphs in %.1f s", len(self._steps), time.perf_counter() - start_s)
 
-    def run(
-        self, table: SlotTable, sampling: SamplingState, slots_R: I64, late: LateInputs | None = None
-    ) -> Outputs:
-        """Logits [R, V] and the next token ids [R] of these slots, each of which lacks one token; `late` brings the
-        inputs that are not in the table yet."""
-        step = self._steps[int(np.searchsorted(self._sizes, len(slots_R)))]
-        logits_BV, ids_B = step.run(table, sampling, slots_R, late)
-        return logits_BV[: len(slots_R)], ids_B[: len(slots_R)]
+    def run(self, slots_R: I64, context_lens_R: I64) -> Outputs:
+        """Logits [R, V] and the next token ids [R] of these slots, each of which lacks one token; `context_lens_R`
+        count it."""
+        num_rows = len(slots_R)
+        step = self._steps[int(np.searchsorted(self._sizes, num_rows))]
+        self._send(slots_R, step.size)
+        logits_BV, ids_B = step.run(context_lens_R)
+        return logits_BV[:num_rows], ids_B[:num_rows]
+
+    def _send(self, slots_R: I64, size: int) -> None:
+        """Mostly a step has the rows of the one before it."""
+        slots_B: I64 = np.full(size, self._padding_slot)
+        slots_B[: len(slots_R)] = slots_R
+        if not np.array_equal(slots_B, self._sent_slots_B[:size]):
+            self._sent_slots_B[:size] = slots_B
+            self._slots_B[:size].copy_(to_device(slots_B, self._device))
 
 
 class _PaddedStep:
-    """One batch size: its inputs stay where they are in memory, as a graph wants them."""
+    """One batch size: what it reads stays where it is in memory, as a graph wants it."""
 
-    def __init__(self, model: CausalLM, kv: KvCache, settings: ResolvedSettings, tables_BW: torch.Tensor) -> None:
-        size, device = len(tables_BW), model.device
-        self._model, self._kv = model, kv
-        self._block_size = settings.block_size
-        self._spare_block = settings.num_kv_blocks
-        self._tables_BW = tables_BW
-        # Together, so that a step has four copies to the device.
-        self._longs_5B = torch.zeros(5, size, dtype=torch.int64, device=device)
-        self._ints_2B = torch.zeros(2, size, dtype=torch.int32, device=device)
-        self._floats_2B = torch.zeros(2, size, dtype=torch.float32, device=device)
-        self._token_ids_B, self._positions_B, slot_mapping_B, self._seeds_B, self._new_positions_B = self._longs_5B
-        context_lens_B, self._top_k_B = self._ints_2B
-        self._temperature_B, self._top_p_B = self._floats_2B
-        self._attention = AttentionInputs(
-            slot_mapping_T=slot_mapping_B,
-            query_start=torch.arange(size + 1, dtype=torch.int32, device=device),
-            context_lens_S=context_lens_B,
-            block_tables_SB=tables_BW,
-            num_decodes=size,
-            query_lens=(1,) * size,
-            # What the launches are made for; kernels on a GPU read the lengths of each step there.
-            host_context_lens=(settings.max_model_len,) * size,
-            block_size=settings.block_size,
-        )
+    def __init__(
+        self,
+        model: CausalLM,
+        kv: KvCache,
+        settings: ResolvedSettings,
+        state: DeviceState,
+        slots_B: torch.Tensor,
+    ) -> None:
+        self.size = len(slots_B)
+        self._model, self._kv, self._state, self._slots_B = model, kv, state, slots_B
+        self._query_start = torch.arange(self.size + 1, dtype=torch.int32, device=model.device)
+        # What the launches are made for; kernels on a GPU read the lengths of each step there.
+        self._longest_B = (settings.max_model_len,) * self.size
         self._replay: Callable[[], Outputs] | None = None
-        for array, target in zip(self._padding(), (self._longs_5B, self._ints_2B, self._floats_2B), strict=True):
-            _upload(array, target)
-
-    def _padding(self) -> tuple[I64, I32, F32]:
-        """Rows that read and write the spare block: a first token of 0, taken greedily."""
-        longs = np.zeros(self._longs_5B.shape, np.int64)
-        longs[2] = self._spare_block * self._block_size
-        ints = np.zeros(self._ints_2B.shape, np.int32)
-        ints[0] = 1
-        floats = np.zeros(self._floats_2B.shape, np.float32)
-        floats[1] = 1
-        return longs, ints, floats
 
     @torch.inference_mode()
     def capture(self, pool: "torch.cuda._POOL_HANDLE", logits_BV: torch.Tensor | None) -> torch.Tensor:
         """The logits of all graphs lie in one place, `logits_BV`, which the largest graph makes and returns: places
         of their own would take gigabytes."""
-        logits, _ = self._compute(self._attention)  # compiles kernels, which a capture must not
+        logits, _ = self._compute(self._longest_B)  # compiles kernels, which a capture must not
         all_logits = torch.empty_like(logits) if logits_BV is None else logits_BV
         mine = all_logits[: len(logits)]
         del logits
         torch.cuda.synchronize(self._model.device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            logits, ids_B = self._compute(self._attention)
+            logits, ids_B = self._compute(self._longest_B)
             mine.copy_(logits)
         del logits
 
@@ -144,52 +129,37 @@ class _PaddedStep:
         return all_logits
 
     @torch.inference_mode()
-    def run(self, table: SlotTable, sampling: SamplingState, slots_R: I64, late: LateInputs | None) -> Outputs:
+    def run(self, context_lens_R: I64) -> Outputs:
         """All rows with padding; the next replay of any graph overwrites them."""
-        positions = table.num_computed_tokens[slots_R]
-        block_ids = table.block_tables_SB[slots_R, positions // self._block_size].astype(np.int64)
-        longs, ints, floats = self._padding()
-        num_rows = len(slots_R)
-        longs[:, :num_rows] = (
-            table.token_ids_SL[slots_R, positions],
-            positions,
-            block_ids * self._block_size + positions % self._block_size,
-            sampling.seed[slots_R],
-            positions + 1,
-        )
-        ints[:, :num_rows] = positions + 1, sampling.top_k[slots_R]
-        floats[:, :num_rows] = sampling.temperature[slots_R], sampling.top_p[slots_R]
-        # What stands beyond the longest context is of earlier steps, and nobody reads it.
-        num_blocks = int(positions.max()) // self._block_size + 1
-        tables = np.full((len(self._tables_BW), num_blocks), self._spare_block, np.int32)
-        tables[:num_rows] = table.block_tables_SB[slots_R, :num_blocks]
-        _upload(longs, self._longs_5B)
-        if late is not None:
-            late.fill(self._token_ids_B)
-        _upload(ints, self._ints_2B)
-        _upload(floats, self._floats_2B)
-        _upload(tables, self._tables_BW[:, :num_blocks])
         if self._replay is not None:
             return self._replay()
+        if self._model.device.type != "cpu":
+            return self._compute(self._longest_B)
         # On CPU kernels read the lengths on the host.
-        is_cpu = self._model.device.type == "cpu"
-        lens = tuple(ints[0].tolist()) if is_cpu else self._attention.host_context_lens
-        return self._compute(replace(self._attention, host_context_lens=lens))
+        padding = [1] * (self.size - len(context_lens_R))
+        return self._compute((*context_lens_R.tolist(), *padding))
 
-    def _compute(self, attention: AttentionInputs) -> Outputs:
-        hidden_BD = self._model.forward(self._token_ids_B, self._positions_B, self._kv, attention)
+    def _compute(self, host_context_lens: tuple[int, ...]) -> Outputs:
+        inputs = decode_inputs(self._state.running, self._slots_B, self._kv.block_size)
+        attention = AttentionInputs(
+            slot_mapping_T=inputs.slot_mapping_R,
+            query_start=self._query_start,
+            context_lens_S=inputs.context_lens_R,
+            block_tables_SB=inputs.block_tables_RB,
+            num_decodes=self.size,
+            query_lens=(1,) * self.size,
+            host_context_lens=host_context_lens,
+            block_size=self._kv.block_size,
+        )
+        hidden_BD = self._model.forward(inputs.token_ids_R, inputs.positions_R, self._kv, attention)
         logits_BV = self._model.logits(hidden_BD)
         ids_B = sample_tokens(
             logits_BV,
-            self._temperature_B,
-            self._top_k_B,
-            self._top_p_B,
-            self._seeds_B,
-            self._new_positions_B,
+            inputs.temperature_R,
+            inputs.top_k_R,
+            inputs.top_p_R,
+            inputs.seeds_R,
+            inputs.new_positions_R,
         )
+        self._state.advance(self._slots_B, ids_B, inputs.new_positions_R)
         return logits_BV, ids_B
-
-
-def _upload(array: NDArray[np.generic], target: torch.Tensor) -> None:
-    source = torch.from_numpy(array)
-    target.copy_(source if target.device.type == "cpu" else source.pin_memory(), non_blocking=True)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .batch_builder import HostCopy, to_device
 from .protocol import I32
 from .sampler import Logprobs, LogprobsOnDevice
 from .scheduler import Schedule
 from .slots import I64, LateTokens, SlotTable
+from .transfer import HostCopy, to_device
 
 
 @dataclass(frozen=True, slots=True)

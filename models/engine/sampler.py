@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from ...kernels.ops import argmax, sample_tokens
-from .batch_builder import HostCopy, to_device
 from .protocol import F32, I32
 from .sampling_state import SamplingState
 from .slots import I64
+from .transfer import HostCopy, to_device
 
 
 class Logprobs(NamedTuple):

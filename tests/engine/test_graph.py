@@ -1,49 +1,28 @@
 """Decode-only steps padded to a graph's batch sizes bring the same tokens as steps of their own size."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from cpu_kernels import IMPLEMENTATIONS, Implementation, kernels
-from engines import BLOCK_SIZE, CPU, NUM_TOKENS, Case, greedy, make_settings
-from nfold.models.engine.core import DecodeSteps, EngineCore
+from engines import NUM_TOKENS, Case, greedy, load_engine_of
 from nfold.models.engine.generate import generate
-from nfold.models.engine.graph import padded_sizes
-from nfold.models.engine.native import NativeEngine
-from nfold.models.parallel import TpGroup
-from nfold.models.registry import load_model
-
-
-def load_engine(
-    case: Case, *, decodes: DecodeSteps, num_kv_blocks: int = 256, overlap: bool = False
-) -> NativeEngine:
-    wishes = make_settings(
-        case.checkpoint, max_num_seqs=11, num_kv_blocks=num_kv_blocks, max_model_len=120, overlap=overlap
-    )
-    model = load_model(case.checkpoint, tp=TpGroup.single(), device=CPU, dtype=None)
-    assert wishes.kv_cache_bytes is not None
-    settings = wishes.resolve(
-        model_max_len=model.config.max_position_embeddings,
-        kv_bytes_per_token=wishes.kv_cache_bytes // (num_kv_blocks * BLOCK_SIZE),
-        free_bytes=None,
-        dtype="float32",
-        device="cpu",
-    )
-    return NativeEngine(EngineCore(model, settings, decodes=decodes), settings, TpGroup.single())
+from nfold.models.engine.graph import Outputs, _PaddedStep, padded_sizes
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_greedy_tokens_are_the_same(case: Case, implementation: Implementation) -> None:
     with kernels(implementation):
-        engine = load_engine(case, decodes="padded")
+        engine = load_engine_of(case.checkpoint, decodes="padded")
         completions = generate(engine, case.prompts, [greedy(NUM_TOKENS)] * len(case.prompts))
     assert [completion.token_ids.tolist() for completion in completions] == case.answers
 
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["one by one", "overlap"])
 def test_with_few_blocks_the_padding_touches_none_of_them(case: Case, overlap: bool) -> None:
-    engine = load_engine(case, decodes="padded", num_kv_blocks=16, overlap=overlap)
+    engine = load_engine_of(case.checkpoint, decodes="padded", num_kv_blocks=16, overlap=overlap)
     completions = generate(engine, case.prompts, [greedy(NUM_TOKENS)] * len(case.prompts))
     assert engine.stats().total_preemptions > 0
     assert [completion.token_ids.tolist() for completion in completions] == case.answers
@@ -55,12 +34,37 @@ def test_drawn_tokens_and_logprobs_are_the_same(case: Case) -> None:
         for n in range(len(case.prompts))
     ]
     ours, theirs = (
-        generate(load_engine(case, decodes=decodes), case.prompts, sampling) for decodes in ("padded", "plain")
+        generate(load_engine_of(case.checkpoint, decodes=decodes), case.prompts, sampling)
+        for decodes in ("padded", "plain")
     )
     for padded, plain in zip(ours, theirs, strict=True):
         assert padded.token_ids.tolist() == plain.token_ids.tolist()
         np.testing.assert_allclose(padded.logprobs, plain.logprobs, atol=1e-5)
         np.testing.assert_array_equal(padded.top_ids, plain.top_ids)
+
+
+def test_a_graph_needs_nothing_new_from_the_host(case: Case) -> None:
+    """As replays do, steps are computed with what the host told the first ones, and leave results where these did.
+    Like kernels on a GPU, the compiled ones read contexts on the device."""
+    with kernels("compiled"):
+        engine = load_engine_of(case.checkpoint, decodes="padded")
+        assert engine.core._decodes is not None
+        for step in engine.core._decodes._steps:
+            step._replay = replay_of(step)
+        completions = generate(engine, case.prompts, [greedy(NUM_TOKENS)] * len(case.prompts))
+    assert [completion.token_ids.tolist() for completion in completions] == case.answers
+
+
+@torch.inference_mode()
+def replay_of(step: _PaddedStep) -> Callable[[], Outputs]:
+    outputs = step._compute(step._longest_B)
+
+    def replay() -> Outputs:
+        for place, result in zip(outputs, step._compute(step._longest_B), strict=True):
+            place.copy_(result)
+        return outputs
+
+    return replay
 
 
 def test_sizes() -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nfold.models.engine.core import DecodeSteps, EngineCore
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import SamplingParams
 from nfold.models.engine.settings import EngineSettings
 from nfold.models.kv_cache import KvCache
 from nfold.models.parallel import TpGroup
+from nfold.models.registry import load_model
 from transformers import AutoModelForCausalLM
 
 NUM_TOKENS = 24
@@ -42,6 +44,35 @@ def make_settings(checkpoint: Path, *, tp: int = 1, num_kv_blocks: int = 256, **
 
 def load_engine(checkpoint: Path, **changes: Any) -> NativeEngine:
     return NativeEngine.load(make_settings(checkpoint, **changes), TpGroup.single(), CPU)
+
+
+def load_engine_of(
+    checkpoint: Path,
+    *,
+    decodes: DecodeSteps,
+    num_kv_blocks: int = 256,
+    max_num_batched_tokens: int = 1024,
+    overlap: bool = False,
+) -> NativeEngine:
+    """Up to 11 sequences of 120 tokens; steps that only decode are padded, as on a GPU, if `decodes` says so."""
+    wishes = make_settings(
+        checkpoint,
+        max_num_seqs=11,
+        num_kv_blocks=num_kv_blocks,
+        max_model_len=120,
+        max_num_batched_tokens=max_num_batched_tokens,
+        overlap=overlap,
+    )
+    model = load_model(checkpoint, tp=TpGroup.single(), device=CPU, dtype=None)
+    assert wishes.kv_cache_bytes is not None
+    settings = wishes.resolve(
+        model_max_len=model.config.max_position_embeddings,
+        kv_bytes_per_token=wishes.kv_cache_bytes // (num_kv_blocks * BLOCK_SIZE),
+        free_bytes=None,
+        dtype="float32",
+        device="cpu",
+    )
+    return NativeEngine(EngineCore(model, settings, decodes=decodes), settings, TpGroup.single())
 
 
 def greedy(num_tokens: int, **changes: Any) -> SamplingParams:

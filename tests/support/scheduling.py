@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nfold.models.engine.batch_builder import build_batch
+from nfold.kernels import ops
+from nfold.models.engine.batch_builder import Batch, build_batch
+from nfold.models.engine.device_state import DeviceState
 from nfold.models.engine.protocol import I32, SamplingParams
 from nfold.models.engine.request import Request
+from nfold.models.engine.sampling_state import SamplingState
 from nfold.models.engine.scheduler import Schedule, Scheduler
 from nfold.models.engine.settings import ResolvedSettings
-from nfold.models.engine.slots import LateTokens
+from nfold.models.engine.slots import I64, LateTokens
 
 VOCAB = 50
+CPU = torch.device("cpu")
 
 
 def make_settings(
@@ -46,7 +50,13 @@ def make_settings(
 
 
 def make_request(request_id: int, prompt: list[int], max_tokens: int) -> Request:
-    sampling = SamplingParams(max_tokens=max_tokens)
+    sampling = SamplingParams(
+        max_tokens,
+        temperature=request_id / 4,
+        top_k=request_id % 7,
+        top_p=1 / (1 + request_id),
+        seed=3 * request_id,
+    )
     return Request(request_id, np.array(prompt, np.int32), len(prompt), len(prompt) + max_tokens, sampling)
 
 
@@ -74,6 +84,8 @@ class ToyEngine:
         self._overlap = overlap
         self._under_way: tuple[LateTokens, I32] | None = None
         self.scheduler = Scheduler(settings)
+        self._sampling = SamplingState(settings.max_num_seqs, VOCAB, ())
+        self._state = DeviceState(self.scheduler.table, self._sampling, settings.num_kv_blocks, CPU)
         self.answers: dict[int, list[int]] = {}
         self.ended: set[int] = set()
         self.steps: list[Schedule] = []
@@ -119,15 +131,23 @@ class ToyEngine:
         if schedule is None or (before is not None and len(schedule.slots) == 0):
             return None
         self.steps.append(schedule)
+        for request in schedule.admitted:
+            self._sampling.set(request)
         self._check_limits(schedule)
         self._check_blocks()
         tokens_SL = table.token_ids_SL.copy()
         if before is not None:
             wanted = table.still_wanted(before[0])
             tokens_SL[before[0].slots[wanted], before[0].positions[wanted]] = before[1][wanted]
-        self._write_and_read(schedule, tokens_SL)
+        self._state.update(schedule)
+        batch = build_batch(table, schedule, CPU, self._state)
+        self._write_and_read(schedule, batch, tokens_SL)
         slots = schedule.slots[schedule.samples]
+        if len(slots) == len(schedule.slots) == schedule.num_decodes:
+            self._check_decode_inputs(batch, slots, tokens_SL)
         tokens = [digest(tokens_SL[slot, : table.num_tokens[slot]]) % VOCAB for slot in slots]
+        positions_R = torch.from_numpy(table.num_tokens[slots])
+        self._state.advance(torch.from_numpy(slots), torch.tensor(tokens, dtype=torch.int64), positions_R)
         return schedule, self.scheduler.begin(schedule), np.array(tokens, np.int32)
 
     def _land(self, late: LateTokens, tokens: I32) -> None:
@@ -165,10 +185,34 @@ class ToyEngine:
         if not self.settings.prefix_cache:
             assert uses.max() <= 1, "a block owned twice"
 
-    def _write_and_read(self, schedule: Schedule, tokens_SL: I32) -> None:
+    def _check_decode_inputs(self, batch: Batch, slots: I64, tokens_SL: I32) -> None:
+        """What a step reads on the device is what the host would send, where all decode."""
+        R, size, padding = len(slots), self.settings.block_size, self.settings.max_num_seqs
+        inputs = ops.decode_inputs(self._state.running, torch.tensor([*slots, padding, padding]), size)
+        attention, sampling = batch.attention, self._sampling
+        positions_R = batch.positions_T.numpy()
+        for got, wanted in (
+            (inputs.token_ids_R, tokens_SL[slots, positions_R]),
+            (inputs.positions_R, positions_R),
+            (inputs.new_positions_R, positions_R + 1),
+            (inputs.slot_mapping_R, attention.slot_mapping_T),
+            (inputs.context_lens_R, attention.context_lens_S),
+            (inputs.seeds_R, sampling.seed[slots]),
+            (inputs.top_k_R, sampling.top_k[slots]),
+            (inputs.temperature_R, sampling.temperature[slots]),
+            (inputs.top_p_R, sampling.top_p[slots]),
+        ):
+            np.testing.assert_array_equal(got[:R], wanted)
+        assert inputs.slot_mapping_R[R:].tolist() == [self.settings.num_kv_blocks * size] * 2
+        assert inputs.context_lens_R[R:].tolist() == [1, 1]
+        for row, context in enumerate(attention.host_context_lens):
+            used = -(-context // size)
+            wanted = self.scheduler.table.block_tables_SB[slots[row], :used]
+            assert inputs.block_tables_RB[row, :used].tolist() == wanted.tolist()
+
+    def _write_and_read(self, schedule: Schedule, batch: Batch, tokens_SL: I32) -> None:
         """`tokens_SL` are the table's with those that are late."""
         table, size = self.scheduler.table, self.settings.block_size
-        batch = build_batch(table, schedule, torch.device("cpu"))
         inputs = batch.attention
         starts = inputs.query_start.tolist()
         assert inputs.num_decodes == schedule.num_decodes
