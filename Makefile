@@ -59,7 +59,7 @@ bench-autoscaling: install
 prove-ssh: install
 	python benchmarks/listed_hosts.py
 
-# About two hours; keeps each measurement's last line.
+# About two and a half hours; keeps each measurement's last line.
 CONTROL_PLANE := offline server interactive peak rival mixed growth streams
 bench-control-plane: install
 	for name in $(CONTROL_PLANE); do python benchmarks/control_plane.py $$name --keep benchmarks/results || exit 1; done
