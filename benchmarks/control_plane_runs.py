@@ -101,17 +101,8 @@ def arrive(
         warm: begin as if arrivals had come for ever, if the time before the window is enough for that.
         replay: also what the control plane added to TTFT, see `control_plane_ideal`.
     """
-    profile, _ = profile_of(replicas[0])
-    tpot_s = _typical_tpot_s(replicas, rate) if warm and times.warmup_s > RAMP_S else None
-    requests = poisson(
-        profile,
-        rate,
-        times.warmup_s + times.window_s,
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        warm_tpot_s=tpot_s,
-        ramp_s=max(RAMP_S, times.warmup_s / 2),
-        seed=seed,
+    requests = _arrivals(
+        replicas, rate, times, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, warm=warm, seed=seed
     )
     with ExitStack() as stack:
         drive = _drive(fleet, stack, replicas, requests, max_open=None)
@@ -133,19 +124,34 @@ def arrive_each(
     with ExitStack() as stack:
         drives: list[Drive] = []
         for number, group in enumerate(groups):
-            profile, _ = profile_of(group[0])
-            rate = sum(map(queries_per_s, group))
-            requests = poisson(
-                profile,
-                rate,
-                times.warmup_s + times.window_s,
-                warm_tpot_s=_typical_tpot_s(group, rate) if times.warmup_s > RAMP_S else None,
-                ramp_s=max(RAMP_S, times.warmup_s / 2),
-                seed=seed + number,
-            )
+            requests = _arrivals(group, sum(map(queries_per_s, group)), times, seed=seed + number)
             drives.append(_drive(fleet, stack, group, requests, max_open=None))
         windows = run_windows(drives, fleet.meter, times.warmup_s, times.window_s, progress)
     return [_offered_figures(drive, window, times) for drive, window in zip(drives, windows, strict=True)]
+
+
+def _arrivals(
+    replicas: Sequence[ReplicaAddress],
+    rate: float,
+    times: Times,
+    *,
+    seed: int,
+    prompt_tokens: int | None = None,
+    answer_tokens: int | None = None,
+    warm: bool = True,
+) -> Requests:
+    """See `arrive`."""
+    profile, _ = profile_of(replicas[0])
+    return poisson(
+        profile,
+        rate,
+        times.warmup_s + times.window_s,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        warm_tpot_s=_typical_tpot_s(replicas, rate) if warm and times.warmup_s > RAMP_S else None,
+        ramp_s=max(RAMP_S, times.warmup_s / 2),
+        seed=seed,
+    )
 
 
 def _offered_figures(drive: Drive, window: Window, times: Times) -> Figures:
