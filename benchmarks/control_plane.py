@@ -21,6 +21,7 @@ Last line: JSON.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from control_plane_peak import peak
 from control_plane_rival import rival
 from control_plane_streams import streams
 from kept_results import keep
+from nfold.models.errors import NfoldError
 
 Progress = Callable[[str], None]
 Measurement = Callable[[argparse.Namespace, Progress], dict[str, object]]
@@ -86,7 +88,10 @@ def main() -> None:
     args = parse()
     name = args.measurement
     print(f"{name}: simulated accelerators, real time", flush=True)
-    found = MEASUREMENTS[name](args, lambda text: print(f"  {text}", flush=True))
+    try:
+        found = MEASUREMENTS[name](args, lambda text: print(f"  {text}", flush=True))
+    except NfoldError as error:
+        sys.exit(f"{name}: {error}")
     line = line_of(name, found, args.quick)
     keep(f"control_plane-{name}", line, args.keep)
     print(json.dumps(line))

@@ -11,7 +11,7 @@ from control_plane_scenarios import (
     print_cpu,
     singles_tokens_per_s,
 )
-from nfold.models.errors import OverloadedError, StateError, UnavailableError
+from nfold.models.errors import NfoldError
 
 Progress = Callable[[str], None]
 
@@ -36,7 +36,7 @@ def growth(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
                 single = single or singles_tokens_per_s(fleet, args, times, progress)
                 progress(f"{size} accelerators, {fleet.num_nodes} nodes")
                 [window] = saturate(fleet, [fleet.replicas], times, progress, seed=args.seed + 1000)
-        except (OverloadedError, StateError, UnavailableError) as error:
+        except NfoldError as error:
             if not rows:
                 raise
             stopped = f"stopped at {size} accelerators: {str(error)[:300]}"
@@ -48,9 +48,9 @@ def growth(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
             {"accelerators": size, "efficiency": share, "router_cpu_us_per_step": router_s * 1e6, **figures}
         )
         print_cpu(figures)
-        full = what_is_full(figures, num_cores())
-        if share < GROWTH_GOAL and full:
-            stopped = f"stopped at {size} accelerators: {full}"
+        progress(f"{size} accelerators: {window.tokens_per_s:,.0f} tokens/s, {share:.1%} of linear")
+        if full := what_is_full(figures, num_cores()):
+            stopped = f"stopped after {size} accelerators: {full}"
             break
     first, last = rows[0], rows[-1]
     grown = _ratio(last, first, "router_cpu_us_per_step")

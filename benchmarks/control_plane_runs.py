@@ -14,6 +14,7 @@ from control_plane_requests import Prompts, Requests, backlog, poisson
 from nfold.deployments.addresses import ReplicaAddress
 from nfold.models.engine.simulated.lengths import WORKLOADS
 from nfold.models.engine.simulated.profile import StepTimeProfile
+from nfold.models.errors import EngineError
 
 # Of an engine's slots: what is open at any time in an Offline run, so that none is ever free.
 OPEN_SHARE = 1.25
@@ -235,4 +236,4 @@ def _drive(
 def _check(drives: Sequence[Drive]) -> None:
     failed = sum(drive.num_failed for drive in drives)
     if failed:
-        raise SystemExit(f"{failed} requests failed; an Offline run must answer all")
+        raise EngineError(f"{failed} requests failed; an Offline run must answer all")
