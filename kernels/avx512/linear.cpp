@@ -3,12 +3,14 @@
 //   W [N, K]  ->  panel 0: k = 0: w[0..63][0] | k = 1: w[0..63][1] | ...     panel 1: ...
 //
 // (bfloat16: two k side by side, as the dot product instruction takes them). A thread takes a panel, K in blocks
-// that stay in its L2 cache, and runs tiles of up to 6 rows x 64 outputs in registers. While a block is used the
-// next one is prefetched. An output is summed in the same order whatever the number of rows, so a row's result does
-// not depend on the batch.
+// that stay in its L2 cache, and runs tiles in registers: up to 6 rows x 64 outputs, or up to 10 x 32, which bring half
+// as much from L2 for a product. While a block is used the one that the thread takes next is prefetched. An output is
+// summed in the same order whatever the number of rows, so a row's result does not depend on the batch.
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -19,82 +21,62 @@ namespace {
 
 constexpr int kPanel = 64;
 constexpr int kVectors = kPanel / kLanes;
-constexpr int kTileRows = 6;
+constexpr int kWideRows = 6;  // up to which a tile is as wide as a panel
+constexpr int kTileRows = 10;
 constexpr int64_t kBlockBytes = 4096;  // of one output's inputs: a block of a panel is 64 times this
-constexpr int64_t kBlockRows = 96;
+constexpr int64_t kBlockRows = 100;
 constexpr int64_t kLineBytes = 64;
 
-// Inputs that one multiply-add takes of each output: 1 float or 2 bfloat16, always 4 bytes.
-template <typename T>
-constexpr int64_t kPair = 4 / sizeof(T);
-
-inline __m512 multiply_add(const float* x, __m512 w, __m512 sum) {
-  return _mm512_fmadd_ps(_mm512_set1_ps(*x), w, sum);
-}
-
-inline __m512 multiply_add(const bf16* x, __m512 w, __m512 sum) {
-#ifdef __AVX512BF16__
-  int32_t pair;
-  std::memcpy(&pair, x, 4);
-  return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)_mm512_castps_si512(w));
-#else
-  __builtin_unreachable();
-#endif
-}
-
-// sums[R][64] (+)= x[R][inputs of the block] * panel block.
-template <typename T, int R>
-inline void tile(const T* x, int64_t x_stride, const float* panel, int64_t num_steps, float* sums, bool is_first,
-                 const char* next, int num_lines) {
-  __m512 acc[R][kVectors];
+// sums[R][V * 16] (+)= x[R][inputs of the block] * V vectors of a panel's block.
+template <typename T, int R, int V>
+void tile(const T* x, int64_t x_stride, const float* panel, int64_t num_steps, float* sums, bool is_first,
+          const char* next, int num_lines) {
+  __m512 acc[R][V];
   for (int r = 0; r < R; r++)
-    for (int v = 0; v < kVectors; v++)
-      acc[r][v] = is_first ? _mm512_setzero_ps() : load(sums + r * kPanel + v * kLanes);
+    for (int v = 0; v < V; v++) acc[r][v] = is_first ? _mm512_setzero_ps() : load(sums + r * kPanel + v * kLanes);
   for (int64_t step = 0; step < num_steps; step += 4) {
     for (int line = 0; line < num_lines; line++) _mm_prefetch(next + line * kLineBytes, _MM_HINT_T1);
     next += num_lines * kLineBytes;
     int64_t stop = std::min<int64_t>(step + 4, num_steps);
     for (int64_t k = step; k < stop; k++) {
-      __m512 w[kVectors];
-      for (int v = 0; v < kVectors; v++) w[v] = load(panel + k * kPanel + v * kLanes);
+      __m512 w[V];
+      for (int v = 0; v < V; v++) w[v] = load(panel + k * kPanel + v * kLanes);
       for (int r = 0; r < R; r++)
-        for (int v = 0; v < kVectors; v++)
-          acc[r][v] = multiply_add(x + r * x_stride + k * kPair<T>, w[v], acc[r][v]);
+        for (int v = 0; v < V; v++) acc[r][v] = multiply_add(x + r * x_stride + k * kPair<T>, w[v], acc[r][v]);
     }
   }
   for (int r = 0; r < R; r++)
-    for (int v = 0; v < kVectors; v++) store(sums + r * kPanel + v * kLanes, acc[r][v]);
+    for (int v = 0; v < V; v++) store(sums + r * kPanel + v * kLanes, acc[r][v]);
 }
 
 template <typename T>
-void tile_of(int rows, const T* x, int64_t x_stride, const float* panel, int64_t num_steps, float* sums,
-             bool is_first, const char* next, int num_lines) {
-  switch (rows) {
-    case 1: return tile<T, 1>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
-    case 2: return tile<T, 2>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
-    case 3: return tile<T, 3>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
-    case 4: return tile<T, 4>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
-    case 5: return tile<T, 5>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
-    default: return tile<T, 6>(x, x_stride, panel, num_steps, sums, is_first, next, num_lines);
-  }
+using Tile = void (*)(const T*, int64_t, const float*, int64_t, float*, bool, const char*, int);
+
+// By rows - 1.
+template <typename T, int... R>
+constexpr std::array<Tile<T>, sizeof...(R)> tiles(std::integer_sequence<int, R...>) {
+  return {tile<T, R + 1, (R < kWideRows ? kVectors : kVectors / 2)>...};
 }
 
-// One panel for `rows` rows of x.
+// One panel for `rows` rows of x, while the block that comes next is fetched; `next_panel` may be none.
 template <typename T, typename Out>
 void panel_product(const T* x, int64_t x_stride, int64_t rows, const float* panel, int64_t num_steps, const T* bias,
-                   Out* y, int64_t y_stride, int64_t num_outputs, float* sums) {
+                   Out* y, int64_t y_stride, int64_t num_outputs, float* sums, const float* next_panel) {
+  static constexpr auto kTiles = tiles<T>(std::make_integer_sequence<int, kTileRows>());
   constexpr int64_t kBlockSteps = kBlockBytes / 4;
-  int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
-  int num_lines = (int)((16 + num_tiles - 1) / num_tiles);
+  int64_t num_tiles = (rows + kTileRows - 1) / kTileRows, num_calls = rows <= kWideRows ? 1 : 2 * num_tiles;
   for (int64_t begin = 0; begin < num_steps; begin += kBlockSteps) {
     int64_t steps = std::min(kBlockSteps, num_steps - begin);
-    const char* next = (const char*)(panel + (begin + steps) * kPanel);
+    const char* next = (const char*)(begin + steps < num_steps ? panel + (begin + steps) * kPanel : next_panel);
+    int num_lines = next ? (int)((16 + num_calls - 1) / num_calls) : 0;
     int64_t row = 0;
     for (int64_t number = 0; number < num_tiles; number++) {
       int64_t stop = rows * (number + 1) / num_tiles;
-      tile_of<T>((int)(stop - row), x + row * x_stride + begin * kPair<T>, x_stride, panel + begin * kPanel, steps,
-                 sums + row * kPanel, begin == 0, next, num_lines);
-      next += (steps + 3) / 4 * num_lines * kLineBytes;
+      for (int64_t at = 0; at < kPanel; at += stop - row <= kWideRows ? kPanel : kPanel / 2) {
+        kTiles[stop - row - 1](x + row * x_stride + begin * kPair<T>, x_stride, panel + begin * kPanel + at, steps,
+                               sums + row * kPanel + at, begin == 0, next, num_lines);
+        next += (steps + 3) / 4 * num_lines * kLineBytes;
+      }
       row = stop;
     }
   }
@@ -114,18 +96,25 @@ void linear(const T* x, int64_t x_stride, int64_t num_rows, const float* packed,
   int64_t num_steps = num_inputs / kPair<T>;
   int64_t num_panels = (num_outputs + kPanel - 1) / kPanel;
   int64_t num_blocks = (num_rows + kBlockRows - 1) / kBlockRows;
+  int64_t num_tasks = num_blocks * num_panels;
+  std::atomic<int64_t> num_taken{0};
   num_threads = threads_for(num_rows * num_inputs * num_outputs, num_threads);
 #pragma omp parallel num_threads(num_threads)
   {
     alignas(64) static thread_local float sums[kBlockRows * kPanel];
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < num_blocks * num_panels; task++) {
-      int64_t block = task / num_panels, number = task % num_panels;
+    auto take = [&] { return num_taken.fetch_add(1, std::memory_order_relaxed); };
+    auto panel_of = [&](int64_t task) {
+      return task < num_tasks ? packed + task % num_panels * num_steps * kPanel : nullptr;
+    };
+    int64_t task = take();
+    while (task < num_tasks) {
+      int64_t following = take();
+      int64_t block = task / num_panels, output = task % num_panels * kPanel;
       int64_t row = num_rows * block / num_blocks, stop = num_rows * (block + 1) / num_blocks;
-      int64_t output = number * kPanel;
-      panel_product<T, Out>(x + row * x_stride, x_stride, stop - row, packed + number * num_steps * kPanel, num_steps,
+      panel_product<T, Out>(x + row * x_stride, x_stride, stop - row, panel_of(task), num_steps,
                             bias ? bias + output : nullptr, y + row * y_stride + output, y_stride,
-                            num_outputs - output, sums);
+                            num_outputs - output, sums, panel_of(following));
+      task = following;
     }
   }
 }

@@ -46,6 +46,29 @@ inline void store(float* x, __m512 value, __mmask16 mask) { _mm512_mask_storeu_p
 inline void store(bf16* x, __m512 value) { _mm256_storeu_si256((__m256i*)x, narrow(value)); }
 inline void store(bf16* x, __m512 value, __mmask16 mask) { _mm256_mask_storeu_epi16(x, mask, narrow(value)); }
 
+// Elements that one multiply-add takes for each sum: 1 float or 2 bfloat16, always 4 bytes.
+template <typename T>
+constexpr int64_t kPair = 4 / sizeof(T);
+
+// sum + x[0] * w, x the same for all lanes; for bfloat16 sum + x[0] * w[even] + x[1] * w[odd].
+inline __m512 multiply_add(const float* x, __m512 w, __m512 sum) {
+  return _mm512_fmadd_ps(_mm512_set1_ps(*x), w, sum);
+}
+
+inline __m512 multiply_add(const bf16* x, __m512 w, __m512 sum) {
+  int32_t pair;
+  std::memcpy(&pair, x, 4);
+#ifdef __AVX512BF16__
+  return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)_mm512_castps_si512(w));
+#else
+  __m512i both = _mm512_castps_si512(w), high = _mm512_set1_epi32((int32_t)0xffff0000);
+  __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+  __m512 odd = _mm512_castsi512_ps(_mm512_and_epi32(both, high));
+  sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_set1_epi32(pair << 16)), even, sum);
+  return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_set1_epi32(pair & (int32_t)0xffff0000)), odd, sum);
+#endif
+}
+
 // Rows become columns.
 inline void transpose(__m512 (&a)[kLanes]) {
   __m512 b[kLanes];
