@@ -11,8 +11,8 @@ from control_plane_cpu import CpuMeter, service_processes
 from local_service import serving
 from nfold.cluster.config import ClusterConfig, LocalClusterConfig, NfoldConfig, SimulatedNodesConfig
 from nfold.cluster.processes import session_processes
-from nfold.cluster.replay import baseline_points
 from nfold.cluster.run_state import RunState
+from nfold.cluster.speed_priors import profile_points
 from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.config import EngineConfig, HttpConfig, MetricsConfig, PoolConfig, ServedModelConfig
 from nfold.deployments.router import Router
@@ -145,7 +145,7 @@ def open_router(
 
 def _prior(replica: ReplicaAddress) -> SpeedPrior:
     """As routers have it from `nfold baseline`."""
-    points = baseline_points(*profile_of(replica))
+    points = profile_points(*profile_of(replica))
     return SpeedPrior(model=replica.model, accelerator=replica.accelerator, tp=replica.tp, points=points)
 
 

@@ -24,7 +24,6 @@ from ..deployments.router_settings import RouterSettings
 from ..deployments.routing_policy import limit_in_flight
 from ..deployments.speed import StepLine, observe_step, token_costs
 from ..models.engine.simulated.faults import Fault
-from ..models.engine.simulated.lengths import WORKLOADS
 from ..models.engine.simulated.profile import StepTimeProfile
 from ..models.engine.simulated.sequences import begin_again, known_sequences
 from ..models.engine.simulated.virtual import VirtualEngine
@@ -33,6 +32,7 @@ from .recording import Recording
 from .replay_books import ReplayBooks
 from .replay_policies import LOOKS_AHEAD, FleetView, Policy
 from .replay_result import ReplayResult
+from .speed_priors import full_batch, profile_points
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -88,7 +88,7 @@ class _Replay:
         pools = list(dict.fromkeys(one.profile.name for one in fleet))
         self._pool_of = np.array([pools.index(one.profile.name) for one in fleet], np.int64)
         by_pool = {
-            one.profile.name: StepLine.from_baseline(baseline_points(one.profile, one.scenario)) for one in fleet
+            one.profile.name: StepLine.from_baseline(profile_points(one.profile, one.scenario)) for one in fleet
         }
         self._lines = [by_pool[pool] for pool in pools]
         longest = min(one.profile.max_model_len for one in fleet)
@@ -99,7 +99,7 @@ class _Replay:
         self._limit = np.array(
             [one.max_in_flight or limit for one, limit in zip(fleet, limits, strict=True)], np.int64
         )
-        self._full_batch = np.minimum([_full_batch(one.profile, one.scenario) for one in fleet], self._limit)
+        self._full_batch = np.minimum([full_batch(one.profile, one.scenario) for one in fleet], self._limit)
         self._delay_s = np.array([one.delay_s for one in fleet])
         # What the router keeps of each replica.
         self._slowness = np.ones(num)
@@ -319,23 +319,3 @@ class _Replay:
             num_preemptions=sum(engine.num_preemptions for engine in self._engines),
             samples=tuple(self._samples),
         )
-
-
-def _mean_context(profile: StepTimeProfile) -> float:
-    lengths = WORKLOADS[profile.workload]
-    return lengths.prompt.mean + lengths.answer.mean / 2
-
-
-def _full_batch(profile: StepTimeProfile, scenario: str) -> float:
-    """Requests that an engine runs at saturation: by its slots or its KV cache, as a baseline tells."""
-    slots = profile.scenario(scenario).limits.max_num_seqs
-    return min(slots, profile.kv_capacity_tokens / _mean_context(profile))
-
-
-def baseline_points(profile: StepTimeProfile, scenario: str) -> tuple[tuple[float, float, float], ...]:
-    """What a baseline would tell routers: steps at some batches, with and without prompts, contexts as long as on
-    the mean; see `StepLine.from_baseline`."""
-    curve, context, full = profile.curve, _mean_context(profile), _full_batch(profile, scenario)
-    return tuple(
-        (p * d, d, curve.step_s(p * d, d, context * d)) for d in (full / 8, full / 2, full) for p in (0, 1)
-    )
