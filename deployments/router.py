@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from ..models.engine.protocol import I32, U64, SamplingParams
-from ..models.errors import UnknownModelError
 from .addresses import ReplicaAddress, ServiceKeys
 from .clumping import Rate
 from .delivery import Delivery
@@ -24,11 +23,11 @@ from .replica_connections import ReplicaConnections
 from .replica_loads import ReplicaLoads
 from .request_checks import checked_bulk, checked_prompt, checked_sampling
 from .request_table import RequestTable
+from .roster import Roster
 from .router_settings import RouterSettings
-from .router_state import Pool, Replica, release
+from .router_state import Replica, release
 from .router_stats import RouterSnapshot
 from .sinks import BulkSink, Sink, TokenChunk
-from .speed import StepLine
 from .speed_prior import SpeedPrior
 from .wire import Output, Refused
 
@@ -67,20 +66,15 @@ class Router:
         self._clock = clock
         self._table = RequestTable()
         self._loads = ReplicaLoads()
-        self._models: dict[str, Model] = {}
-        self._model_list: list[Model] = []
-        for name, max_queued in settings.models.items():
-            self._add_model(name, max_queued)
-        self._pools: dict[tuple[str, str], Pool] = {}
-        self._priors: tuple[SpeedPrior, ...] = ()
         self._connections = ReplicaConnections(
             router_id, keys, settings, self._loads, clock, self._continue_elsewhere
         )
+        self._roster = Roster(self._table, self._loads, self._connections, settings)
         self._dispatcher = Dispatcher(
-            self._table, self._model_list, self._loads, self._connections, settings, clock
+            self._table, self._roster.models, self._loads, self._connections, settings, clock
         )
         self._delivery = Delivery(
-            self._table, self._loads, self._model_list, self._connections, self._dispatcher, clock
+            self._table, self._loads, self._roster.models, self._connections, self._dispatcher, clock
         )
         self._message_rate = Rate()
         self._received_s = clock()
@@ -92,26 +86,12 @@ class Router:
 
         One that is not listed any more gets nothing new, and is dropped when its last request here has ended.
         """
-        listed = {address.replica_id: address for address in addresses}
-        for replica in self._connections:
-            address = listed.get(replica.replica_id)
-            replica.listed = address is not None
-            if address is not None and address != replica.address:
-                self._connections.lose(replica, "another process took its name")
-                self._drop(replica)
-        self._drop_ended()
-        for address in listed.values():
-            if self._connections.get(address.replica_id) is None:
-                self._add(address)
-        for replica in self._connections:
-            replica.quarantined = replica.replica_id in quarantined
+        self._roster.update(addresses, quarantined)
         self._set_pending()
 
     def update_speed_priors(self, priors: Sequence[SpeedPrior]) -> None:
         """How fast replicas are taken to be before any of their steps was seen."""
-        self._priors = tuple(priors)
-        for pool in self._pools.values():
-            self._take_prior(pool)
+        self._roster.take_priors(priors)
 
     def submit(
         self, model: str, prompt_ids: Sequence[int] | I32, sampling: SamplingParams, sink: Sink, stream: bool = True
@@ -138,7 +118,7 @@ class Router:
         stream: bool = False,
     ) -> list[int]:
         """As `submit` for many: all are queued, or an error is raised and none is."""
-        state = self._model(model)
+        state = self._roster.model(model)
         arrays = [checked_prompt(prompt) for prompt in prompts]
         for params in sampling:
             checked_sampling(params)
@@ -178,7 +158,7 @@ class Router:
         Returns:
             [N] ids, for `abort_many`.
         """
-        state = self._model(model)
+        state = self._roster.model(model)
         batch = checked_bulk(prompt_ids, prompt_lens, max_tokens, seeds, ignore_eos, temperature)
         tags = np.asarray(tags, np.int64)
         if tags.shape != batch.max_tokens.shape:
@@ -254,9 +234,9 @@ class Router:
         """Time-driven work: heartbeats, dead replicas, timeouts. Call about every `settings.tick_s`."""
         self._connections.bury_lost_connections(lambda: self._receive_all(MAX_LAST_MESSAGES))
         self._connections.heartbeat()
-        self._drop_ended()
+        self._roster.drop_ended()
         now_s = self._clock()
-        for model in self._model_list:
+        for model in self._roster.models:
             self._check_served(model, now_s)
         self._loads.has_news = True  # what was left waiting is looked at again
         self.flush()
@@ -268,8 +248,8 @@ class Router:
             router_id=self.router_id,
             taken_at=time.time(),
             replicas=tuple(replica.snapshot(now_s) for replica in self._connections),
-            models=tuple(model.snapshot() for model in self._model_list),
-            pools=tuple(pool.snapshot() for pool in self._pools.values()),
+            models=tuple(model.snapshot() for model in self._roster.models),
+            pools=tuple(pool.snapshot() for pool in self._roster.pools),
         )
 
     def close(self) -> None:
@@ -282,52 +262,10 @@ class Router:
             if self.on_pending is not None:
                 self.on_pending()
 
-    def _model(self, name: str) -> Model:
-        model = self._models.get(name)
-        if model is None:
-            served = ", ".join(sorted(self._models)) or "none"
-            raise UnknownModelError(f"model {name!r} is not served here; these are: {served}", "model")
-        return model
-
     def _queue(self, model: Model, slots: Indices) -> None:
         model.enqueue(slots)
         model.num_submitted += len(slots)
         self._set_pending()
-
-    def _add_model(self, name: str, max_queued: int) -> Model:
-        model = Model(name, len(self._model_list), max_queued, self._table, self._loads)
-        self._models[name] = model
-        self._model_list.append(model)
-        return model
-
-    def _add(self, address: ReplicaAddress) -> None:
-        model = self._models.get(address.model) or self._add_model(address.model, self.settings.max_queued)
-        pool = self._pools.get((address.model, address.pool))
-        if pool is None:
-            pool = self._pools[address.model, address.pool] = Pool(address.model, address.pool)
-            model.pools.append(pool)
-        replica = self._connections.add(address, pool)
-        pool.set_replicas([*pool.replicas, replica])
-        self._take_prior(pool)
-        model.note_replicas()
-
-    def _take_prior(self, pool: Pool) -> None:
-        if pool.line.costs is None and pool.replicas:
-            for prior in self._priors:
-                if prior.fits(pool.replicas[0].address):
-                    pool.line = StepLine.from_baseline(prior.points)
-
-    def _drop(self, replica: Replica) -> None:
-        pool = replica.pool
-        pool.set_replicas([each for each in pool.replicas if each is not replica])
-        self._models[pool.model].note_replicas()
-        self._models[pool.model].prefixes.forget(replica.number)
-        self._connections.drop(replica)
-
-    def _drop_ended(self) -> None:
-        for replica in self._connections:
-            if not replica.listed and not replica.num_in_flight:
-                self._drop(replica)
 
     def _receive_all(self, limit: int = MAX_MESSAGES_PER_DRAIN) -> int:
         num_messages = 0
@@ -336,7 +274,7 @@ class Router:
         while num_messages < limit and (received := self._connections.receive()) is not None:
             num_messages += 1
             replica, message = received
-            model = self._models[replica.address.model]
+            model = self._roster.model_of(replica)
             if isinstance(message, Output):
                 now_s = self._clock()
                 replica.book_in_flight(now_s)
@@ -364,7 +302,7 @@ class Router:
     def _continue_elsewhere(self, replica: Replica) -> None:
         """Queue again what a lost replica had. Sinks are called when all is in place, as they may abort."""
         self._delivery.settle()  # what it had ended before is not to begin again
-        model = self._models[replica.address.model]
+        model = self._roster.model_of(replica)
         model.prefixes.forget(replica.number)
         slots, sent = replica.release_all(self._table)
         self._table.num_attempts[slots[sent]] += 1
