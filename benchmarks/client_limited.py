@@ -21,25 +21,11 @@ from nfold.cluster.bench.roofline import measure_roofline
 from nfold.cluster.bench.rules import rules_of
 from nfold.cluster.bench.scenarios import Scenario
 from nfold.cluster.bench.settings import Asked, run_settings
-from nfold.cluster.roofline import empty_replicas
-from nfold.deployments.addresses import ReplicaAddress
+from nfold.cluster.roofline import ReplicaSize, empty_replicas
 from nfold.models.errors import StateError
 
 PERIOD_US = 100_000
-SLOTS = 16
-LIKE = ReplicaAddress(
-    replica_id="like",
-    model="m",
-    pool="p",
-    accelerator="none",
-    node_id="",
-    host="",
-    ipc_endpoint="",
-    tcp_endpoint="",
-    max_num_seqs=SLOTS,
-    max_model_len=512,
-    tp=1,
-)
+SIZE = ReplicaSize("m", max_num_seqs=16, max_model_len=512)
 
 
 def hold(share: float) -> Callable[[int], None]:
@@ -58,20 +44,21 @@ def hold(share: float) -> Callable[[int], None]:
 
 def attempt(share: float) -> dict[str, float | bool | str]:
     """One bench's checks with the client held so."""
-    samples = random_set(32, 64, 512, 127, 512, simulated=True)
+    samples = random_set(32, 64, 512, 127, SIZE.max_model_len, simulated=True)
     asked = Asked(target_qps=150, min_duration_s=3, min_queries=64)
     settings = run_settings(rules_of("free-form"), Scenario.OFFLINE, len(samples), asked=asked)
     put = hold(share)
     roofline = measure_roofline(
-        LIKE,
+        SIZE.model,
+        SIZE.max_model_len,
         rules_of("free-form"),
         samples,
         expected_qps=settings.target_qps,
         run=lambda job: run_in_process(job, on_start=put),
     )
-    with empty_replicas([LIKE]) as replicas, tempfile.TemporaryDirectory() as directory:
+    with empty_replicas([SIZE]) as replicas, tempfile.TemporaryDirectory() as directory:
         job = ClientJob(
-            model="m",
+            model=SIZE.model,
             replicas=tuple(replicas),
             nodes={replica.replica_id: "stub" for replica in replicas},
             samples=samples,

@@ -18,7 +18,7 @@ from .ledger import fit_saturation, spans
 from .load import POLL_S, LoadSettings, run_load
 from .load_result import LoadResult, StepTimePoint
 from .provenance import provenance
-from .roofline import empty_replicas
+from .roofline import ReplicaSize, empty_replicas
 from .workloads import Workload
 
 # Of a replica's slots: with some requests beyond them, a slot that frees is taken at once.
@@ -202,7 +202,7 @@ def measure_roofline(
     Raises: as `run_load`, and StateError when they do not start.
     """
     progress("what the load generator reaches alone")
-    with empty_replicas(replicas) as addresses:
+    with empty_replicas([ReplicaSize.of(replica) for replica in replicas]) as addresses:
         result = measure_load(addresses, None, workload, concurrency=concurrency, settings=ROOFLINE_LOAD)
     return result.output_tokens_per_s / min(1.0, max(0.01, result.client_cpu_share))
 

@@ -4,6 +4,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from ..deployments.addresses import ReplicaAddress, ReplicaIdentity
@@ -52,18 +53,29 @@ def empty_profile(max_num_seqs: int, max_model_len: int) -> StepTimeProfile:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaSize:
+    """What one that computes nothing has of a real replica. The attributes are those of `ReplicaAddress`."""
+
+    model: str
+    max_num_seqs: int
+    max_model_len: int
+
+    @classmethod
+    def of(cls, address: ReplicaAddress) -> "ReplicaSize":
+        return cls(address.model, address.max_num_seqs, address.max_model_len)
+
+
 @contextmanager
-def empty_replicas(like: Sequence[ReplicaAddress]) -> Generator[list[ReplicaAddress]]:
-    """As many replicas as `like`, of the same slots and lengths, that compute nothing; in a process of their own,
-    which ends with the context.
+def empty_replicas(sizes: Sequence[ReplicaSize]) -> Generator[list[ReplicaAddress]]:
+    """Replicas of these sizes that compute nothing, in a process of their own, which ends with the context.
 
     Raises:
         StateError: they do not start.
     """
     context = multiprocessing.get_context("spawn")  # a fork would have this process's threads' locks
     here, there = context.Pipe()
-    sizes = [(replica.model, replica.max_num_seqs, replica.max_model_len) for replica in like]
-    process = context.Process(target=_serve, args=(there, sizes), daemon=True)
+    process = context.Process(target=_serve, args=(there, list(sizes)), daemon=True)
     process.start()
     there.close()
     try:
@@ -82,19 +94,19 @@ def empty_replicas(like: Sequence[ReplicaAddress]) -> Generator[list[ReplicaAddr
             process.join()
 
 
-def _serve(parent: Connection, sizes: Sequence[tuple[str, int, int]]) -> None:
+def _serve(parent: Connection, sizes: Sequence[ReplicaSize]) -> None:
     """In the process of their own: until the parent closes its end."""
     sockets = SocketHost()
     services = [
         EngineService(
-            SimulatedEngine(empty_profile(max_num_seqs, max_model_len), "offline"),
+            SimulatedEngine(empty_profile(size.max_num_seqs, size.max_model_len), "offline"),
             ReplicaIdentity(
-                replica_id=f"empty-{index}", model=model, pool="empty", accelerator="none", node_id="here"
+                replica_id=f"empty-{index}", model=size.model, pool="empty", accelerator="none", node_id="here"
             ),
             None,
             host=sockets,
         )
-        for index, (model, max_num_seqs, max_model_len) in enumerate(sizes)
+        for index, size in enumerate(sizes)
     ]
     host = EngineHost(services, sockets, on_failure=lambda service: None)
     parent.send([service.address for service in services])

@@ -309,9 +309,9 @@ class _Bench:
         return self._home / "records" / ".probe"
 
     def _roofline(self, settings: RunSettings, part: _Part) -> float:
-        return measure_roofline(
-            part.replicas[0], self.workload.rules, self.workload.performance, expected_qps=settings.target_qps
-        )
+        one = part.replicas[0]
+        rules, samples = self.workload.rules, self.workload.performance
+        return measure_roofline(one.model, one.max_model_len, rules, samples, expected_qps=settings.target_qps)
 
     def _job(self, part: _Part, settings: RunSettings, log_dir: Path, auto: float | None) -> ClientJob:
         samples = self.workload.accuracy if settings.accuracy else self.workload.performance

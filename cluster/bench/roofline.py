@@ -2,13 +2,11 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ...deployments.addresses import ReplicaAddress
-from ..roofline import empty_replicas
+from ..roofline import ReplicaSize, empty_replicas
 from .client import ClientJob, ClientResult
 from .client_process import run_in_process
 from .rules import Rules
@@ -30,7 +28,8 @@ RunClient = Callable[[ClientJob], ClientResult]
 
 
 def measure_roofline(
-    like: ReplicaAddress,
+    model: str,
+    max_model_len: int,
     rules: Rules,
     samples: SampleSet,
     *,
@@ -40,7 +39,7 @@ def measure_roofline(
     """Output tokens/s against stub engines, with the samples of the run that follows.
 
     Args:
-        like: one of the replicas of that run.
+        model, max_model_len: of that run's replicas.
         expected_qps: of that run.
         run: what runs a client.
 
@@ -56,11 +55,13 @@ def measure_roofline(
         max_queries=count,
     )
     settings = run_settings(rules, scenario, len(samples), asked=asked)
-    stubs = [replace(like, max_num_seqs=STUB_SLOTS)] * NUM_STUBS
-    with empty_replicas(stubs) as replicas, tempfile.TemporaryDirectory() as directory:
+    with (
+        empty_replicas([ReplicaSize(model, STUB_SLOTS, max_model_len)] * NUM_STUBS) as replicas,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         nodes: Mapping[str, str] = {replica.replica_id: "stub" for replica in replicas}
         job = ClientJob(
-            model=like.model,
+            model=model,
             replicas=tuple(replicas),
             nodes=nodes,
             samples=samples,

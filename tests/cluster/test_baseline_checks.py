@@ -7,9 +7,8 @@ from nfold.cluster.arrivals import ClosedLoop
 from nfold.cluster.baseline import hash_profile
 from nfold.cluster.load import LoadSettings, run_load
 from nfold.cluster.measure import check_baseline, measuring_router
-from nfold.cluster.roofline import empty_replicas
+from nfold.cluster.roofline import ReplicaSize, empty_replicas
 from nfold.cluster.workloads import Workload
-from nfold.deployments.addresses import ReplicaAddress
 from nfold.models.engine.protocol import SamplingParams
 from nfold.models.errors import StateError
 
@@ -34,23 +33,11 @@ def test_the_load_generator_must_not_be_the_limit() -> None:
 
 
 def test_replicas_that_compute_nothing_answer_everything() -> None:
-    like = ReplicaAddress(
-        replica_id="a",
-        model="m",
-        pool="p",
-        accelerator="CPU",
-        node_id="n",
-        host="h",
-        ipc_endpoint="",
-        tcp_endpoint="",
-        max_num_seqs=16,
-        max_model_len=256,
-        tp=1,
-    )
     prompts = [np.arange(1, 12, dtype=np.int32)] * 8
     workload = Workload("w", prompts, [SamplingParams(20, ignore_eos=True)] * 8)
     settings = LoadSettings(warmup_s=0.0, window_s=60.0, max_requests=400)
-    with empty_replicas([like, like]) as addresses, measuring_router(addresses, None) as router:
+    sizes = [ReplicaSize("m", max_num_seqs=16, max_model_len=256)] * 2
+    with empty_replicas(sizes) as addresses, measuring_router(addresses, None) as router:
         assert [(each.model, each.max_num_seqs, each.engine) for each in addresses] == [("m", 16, "simulated")] * 2
         result = run_load(router, "m", workload, ClosedLoop(32), settings)
     assert result.num_failed == 0

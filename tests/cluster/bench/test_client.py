@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from empty_address import like
 from nfold.cluster.bench.client import ClientJob, run_client
 from nfold.cluster.bench.figures import check_client, run_figures, void_reasons
 from nfold.cluster.bench.loadgen_log import read_log
@@ -20,15 +19,17 @@ from nfold.cluster.bench.scenarios import Scenario
 from nfold.cluster.bench.settings import Asked, run_settings
 from nfold.cluster.bench.warmup import load_little
 from nfold.cluster.measure import measuring_router
-from nfold.cluster.roofline import empty_replicas
+from nfold.cluster.roofline import ReplicaSize, empty_replicas
 from nfold.models.errors import ConfigError, EngineError, StateError
+
+SIZE = ReplicaSize("m", max_num_seqs=64, max_model_len=256)
 
 
 def test_loadgen_runs_and_its_log_agrees_with_the_client(tmp_path: Path):
     samples = random_set(16, 16, 128, 127, 256, simulated=True)
     asked = Asked(target_qps=400, min_duration_s=0.4, min_queries=64)
     settings = run_settings(rules_of("free"), Scenario.SERVER, len(samples), asked=asked)
-    with empty_replicas([like()] * 2) as replicas:
+    with empty_replicas([SIZE] * 2) as replicas:
         job = ClientJob(
             model="m",
             replicas=tuple(replicas),
@@ -56,7 +57,7 @@ def test_loadgen_runs_and_its_log_agrees_with_the_client(tmp_path: Path):
 def test_loads_of_few_requests_are_looked_at_and_leave_nothing_behind():
     samples = random_set(16, 64, 32, 127, 256, simulated=True)
     looks: list[float] = []
-    with empty_replicas([like()] * 2) as replicas, measuring_router(replicas, None, timeout_s=30.0) as router:
+    with empty_replicas([SIZE] * 2) as replicas, measuring_router(replicas, None, timeout_s=30.0) as router:
         seen: set[int] = set()
 
         def look(passed_s: float) -> None:

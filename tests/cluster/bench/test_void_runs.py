@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from empty_address import MAX_MODEL_LEN, like
 from nfold.cluster.bench.client import ClientJob, run_client
 from nfold.cluster.bench.figures import run_figures
 from nfold.cluster.bench.loadgen_log import read_log
@@ -16,19 +15,20 @@ from nfold.cluster.bench.samples import SampleSet, joined
 from nfold.cluster.bench.scenarios import Scenario
 from nfold.cluster.bench.settings import Asked, run_settings
 from nfold.cluster.bench.show import render_record
-from nfold.cluster.roofline import empty_replicas
+from nfold.cluster.roofline import ReplicaSize, empty_replicas
 from rich.console import Console
 from run_records import make_record
 
+SIZE = ReplicaSize("m", max_num_seqs=64, max_model_len=256)
 NUM_SAMPLES = 300
 
 
 def samples_with(num_too_long: int) -> SampleSet:
     """So many of them have a prompt that no engine here can take."""
-    samples = random_set(16, 16, NUM_SAMPLES, 127, MAX_MODEL_LEN, simulated=True)
+    samples = random_set(16, 16, NUM_SAMPLES, 127, SIZE.max_model_len, simulated=True)
     prompts = [samples.prompts(np.array([row]))[0] for row in range(NUM_SAMPLES)]
     for row in range(num_too_long):
-        prompts[row * (NUM_SAMPLES // num_too_long)] = np.ones(2 * MAX_MODEL_LEN, np.int32)
+        prompts[row * (NUM_SAMPLES // num_too_long)] = np.ones(2 * SIZE.max_model_len, np.int32)
     tokens, starts, lens = joined(prompts)
     return replace(samples, tokens=tokens, starts=starts, prompt_lens=lens)
 
@@ -36,7 +36,7 @@ def samples_with(num_too_long: int) -> SampleSet:
 def figures_of(samples: SampleSet, scenario: Scenario, directory: Path) -> RunFigures:
     asked = Asked(target_qps=600, min_duration_s=0.4, min_queries=64)
     settings = run_settings(rules_of("free"), scenario, len(samples), asked=asked)
-    with empty_replicas([like()] * 2) as replicas:
+    with empty_replicas([SIZE] * 2) as replicas:
         job = ClientJob(
             model="m",
             replicas=tuple(replicas),
