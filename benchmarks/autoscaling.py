@@ -13,7 +13,6 @@ killed gateway had begun to answer (`num_cut`), and no request fails of which no
 import argparse
 import itertools
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +21,10 @@ from typing import Any
 from autoscaling_drive import ClientProcess, Disturb, Event, Stage, run_stage
 from autoscaling_kills import Kills
 from kept_results import keep
+from local_service import serving
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.provenance import provenance
-from nfold.cluster.service import api_url, start_service, stop_service
+from nfold.cluster.service import api_url
 
 COMPUTING, SIMULATED = "cpu", "simulated-MI300X-4"
 POOLS = {COMPUTING: "sums--CPU", SIMULATED: "big--simulated-MI300X"}
@@ -99,15 +99,11 @@ def killings(what: str, kills: Kills) -> Iterator[Stage]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     config = config_of(args.port, gateways=2 if args.kill else 1)
-    with tempfile.TemporaryDirectory() as directory:
-        state = start_service(config, Path(directory), lambda text: print(f"  {text}", flush=True))
-        try:
-            assert state.local is not None
-            kills = Kills(config.name, state.local.supervisor_pid, SIMULATED)
-            with ClientProcess(api_url(config), args.tokens) as clients:
-                return drive(config, args, clients, kills)
-        finally:
-            stop_service(state, Path(directory), lambda text: None)
+    with serving(config, lambda text: print(f"  {text}", flush=True)) as state:
+        assert state.local is not None
+        kills = Kills(config.name, state.local.supervisor_pid, SIMULATED)
+        with ClientProcess(api_url(config), args.tokens) as clients:
+            return drive(config, args, clients, kills)
 
 
 def drive(config: NfoldConfig, args: argparse.Namespace, clients: ClientProcess, kills: Kills) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from typing import Any
 from autoscaling_decisions import ACCELERATOR, ENGINE, all_scored, await_nodes, decisions, num_flaps
 from autoscaling_drive import ClientProcess
 from kept_results import keep
+from local_service import serving
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.load import LoadSettings
 from nfold.cluster.provenance import provenance
-from nfold.cluster.service import api_url, start_service, stop_service
+from nfold.cluster.service import api_url
 
 # Of the requests that keep one node busy: too many for the batches of all nodes but one.
 TOO_MANY_FOR_FEWER = 2.2
@@ -97,8 +98,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     config = config_of(served, args.port)
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
-        state = start_service(config, home, lambda text: print(f"  {text}", flush=True))
-        try:
+        with serving(config, lambda text: print(f"  {text}", flush=True), home):
             from nfold.cluster.measuring import take_baseline
 
             settings = LoadSettings(warmup_s=3.0, window_s=8.0)
@@ -110,8 +110,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             with ClientProcess(api_url(config), args.tokens, "--whole") as clients:
                 figures = drive(config, home, served, args, clients, baseline.concurrency)
             return figures | decisions(home, config.name)
-        finally:
-            stop_service(state, home, lambda text: None)
 
 
 def drive(

@@ -2,16 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psutil
-from control_plane_cpu import CpuMeter, service_processes
-from local_service import serving
+from control_plane_cpu import CpuMeter
+from local_service import processes_of, serving
 from nfold.cluster.config import ClusterConfig, LocalClusterConfig, NfoldConfig, SimulatedNodesConfig
-from nfold.cluster.processes import session_processes
 from nfold.cluster.run_state import RunState
+from nfold.cluster.service import Progress
 from nfold.cluster.speed_priors import profile_points
 from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.config import EngineConfig, HttpConfig, MetricsConfig, PoolConfig, ServedModelConfig
@@ -24,8 +23,6 @@ ACCELERATORS_PER_NODE = 8
 MAX_RAY_NODES = 16
 MODEL = "simulated-model"
 _KEEP_S = 60.0
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +110,8 @@ def _fleet_of(config: NfoldConfig, state: RunState, wanted: int) -> Fleet:
         if time.monotonic() > give_up_at:
             raise SystemExit(f"{len(replicas)} of {wanted} simulated accelerators are ready")
         time.sleep(0.5)
-    assert state.local is not None
-    pools = [f"ServeReplica:{config.name}:{pool}" for pool in config.pools]
-    found = [psutil.Process(state.local.supervisor_pid), *session_processes(state.local.supervisor_pid)]
-    processes = service_processes(found, lambda command: any(pool in command for pool in pools))
     replicas.sort(key=lambda replica: (replica.pool, node_of(replica), replica.replica_id))
-    fleet = Fleet(config, replicas, service_keys(config.name), CpuMeter(processes))
+    fleet = Fleet(config, replicas, service_keys(config.name), CpuMeter(processes_of(state)))
     assert fleet.meter.num_engine_processes == fleet.num_nodes, "every host of engines must be counted"
     return fleet
 

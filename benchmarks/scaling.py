@@ -11,15 +11,13 @@ caches are off: questions that were asked before cost as much as new ones. Media
 import argparse
 import json
 import os
-import tempfile
-from pathlib import Path
 
+from local_service import serving
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.ledger import account
 from nfold.cluster.load import LoadSettings
 from nfold.cluster.load_result import LoadResult
 from nfold.cluster.report import ScalingReport, render
-from nfold.cluster.service import start_service, stop_service
 from nfold.cluster.workloads import Workload
 from nfold.deployments.addresses import ReplicaAddress, ServiceKeys
 from nfold.deployments.config import HttpConfig, MetricsConfig
@@ -81,12 +79,8 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     busy = os.getloadavg()[0]
     if busy > QUIET_LOAD:
         print(f"  other work keeps {busy:.1f} cores busy: the figures will say little", flush=True)
-    with tempfile.TemporaryDirectory() as directory:
-        state = start_service(config, Path(directory), lambda text: print(f"  {text}", flush=True))
-        try:
-            return measure_service(config, args) | {"load_average_before": busy}
-        finally:
-            stop_service(state, Path(directory), lambda text: None, drain=False)
+    with serving(config, lambda text: print(f"  {text}", flush=True)):
+        return measure_service(config, args) | {"load_average_before": busy}
 
 
 def measure_service(config: NfoldConfig, args: argparse.Namespace) -> dict[str, object]:

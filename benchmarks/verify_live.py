@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from control_plane_cpu import ENGINES
 from kept_results import keep
-from local_service import serving
+from local_service import processes_of, serving
 from nfold.cluster.config import NfoldConfig
-from nfold.cluster.processes import session_processes
 from nfold.cluster.provenance import provenance
 from nfold.cluster.run_state import RunState
 from nfold.models.errors import NfoldError
@@ -47,7 +47,6 @@ WORKLOADS = {"simulated": "random-64-128", "native": "sums"}
 SLOW_PERCENT = 5.0
 # 5 % longer: of every such stretch, the rest is what there was before.
 SLOWED = Stops(0.005, 0.105)
-POOL_PROCESS = "ServeReplica:"
 
 
 def main() -> None:
@@ -207,14 +206,7 @@ def _config(port: int, model: dict[str, Any], local: dict[str, Any]) -> NfoldCon
 
 def _a_replica(state: RunState) -> int:
     """Process of the last replica that started."""
-    assert state.local is not None
-    pools = [f"{POOL_PROCESS}{state.config.name}:{pool}" for pool in state.config.pools]
-    found = [
-        process.pid
-        for process in session_processes(state.local.supervisor_pid)
-        if any(pool in " ".join(process.cmdline()) for pool in pools)
-    ]
-    return max(found)
+    return max(process.pid for process, part in processes_of(state) if part == ENGINES)
 
 
 def _tell(text: str) -> None:
