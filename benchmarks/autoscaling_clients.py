@@ -1,4 +1,4 @@
-"""The HTTP clients of `autoscaling.py`, in a process of their own: streams of the OpenAI API, checked to the end.
+"""HTTP clients of a service that scales, in a process of their own: streams of the OpenAI API, checked to the end.
 
     python benchmarks/autoscaling_clients.py --url http://127.0.0.1:8000/v1
 

@@ -1,14 +1,11 @@
-"""What `autoscaling.py` and `listed_hosts.py` share: clients whose load steps, and stages that have to settle."""
+"""Clients whose load steps, for all programs that scale, and stages that have to settle, for `autoscaling.py`."""
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from helper_process import HelperProcess
 from nfold.cluster.controller.actuation import Actual, Actuator, NodeState, Target
 from nfold.models.errors import StateError
 
@@ -16,42 +13,22 @@ TICK_S = 1.0
 SETTLE_TIMEOUT_S = 180.0
 
 
-class ClientProcess:
-    """`autoscaling_clients.py`, so that its work is not this process's."""
+class ClientProcess(HelperProcess):
+    """`autoscaling_clients.py`."""
 
     def __init__(self, url: str, max_tokens: int, *options: str) -> None:
-        program = [sys.executable, str(Path(__file__).parent / "autoscaling_clients.py")]
-        self._process = subprocess.Popen(
-            [*program, "--url", url, "--max-tokens", str(max_tokens), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        super().__init__("autoscaling_clients.py", "--url", url, "--max-tokens", str(max_tokens), *options)
 
     def want(self, streams: Mapping[str, int]) -> dict[str, Any]:
         """So many streams of each model from now on; the counts until now."""
-        return self._ask({"streams": dict(streams)})
+        return self.ask({"streams": dict(streams)})
 
     def counts(self) -> dict[str, Any]:
-        return self._ask({})
+        return self.ask({})
 
     def end(self) -> dict[str, Any]:
         """When all streams have ended."""
-        return self._ask({"end": True})
-
-    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        return self.ask({"end": True})
 
 
 Disturb = Callable[[Actual], tuple[str, str] | None]

@@ -22,15 +22,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overhead_load import make_prompts, output_lengths
+from helper_process import HelperProcess
+from local_service import serving
+from overhead_load import MODEL, make_prompts, output_lengths
 from workload import SMALL, make_checkpoint, vocab_size_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 GOAL_SHARE = 0.97
 GOAL_ADDED_TTFT_MS = 3.0
-MODEL = "bench"
 
 
 @dataclass(frozen=True)
@@ -55,28 +54,11 @@ class Figures:
         return statistics.median(self.ttfts_ms)
 
 
-class Worker:
-    """A helper process that answers one JSON line per JSON line."""
+class Worker(HelperProcess):
+    """It is asked for figures."""
 
-    def __init__(self, *command: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, **question: object) -> float:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a helper process ended with {self._process.wait(10)}")
-        return json.loads(line)["figure"]
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
+    def figure(self, **question: object) -> float:
+        return self.ask(question)["figure"]
 
 
 class RouterPath:
@@ -126,10 +108,10 @@ class RouterPath:
         return replica.status.busy_s
 
 
-def measure_all(args: argparse.Namespace, home: Path) -> list[dict[str, Figures]]:
+def measure_all(args: argparse.Namespace) -> list[dict[str, Figures]]:
     """One dict per round: figures by path."""
     from nfold.cluster.config import ClusterConfig, LocalClusterConfig, NfoldConfig
-    from nfold.cluster.service import api_url, start_service, stop_service
+    from nfold.cluster.service import api_url
     from nfold.deployments.config import EngineConfig, HttpConfig, MetricsConfig, ServedModelConfig
 
     engine = EngineConfig(dtype=args.dtype, prefix_cache=False, max_num_seqs=args.slots)
@@ -141,23 +123,17 @@ def measure_all(args: argparse.Namespace, home: Path) -> list[dict[str, Figures]
         cluster=ClusterConfig(local=LocalClusterConfig(nodes=1, cores_per_node=1)),
     )
     engine_core, *other_cores = sorted(os.sched_getaffinity(0))
-    state = start_service(config, home, lambda text: print(f"  {text}", flush=True))
-    workers: dict[str, Worker] = {}
-    try:
+    vocab_size = vocab_size_of(args.checkpoint)
+    bare = ("--checkpoint", str(args.checkpoint), "--dtype", args.dtype, "--slots", str(args.slots))
+    http = ("--url", api_url(config), "--vocab", str(vocab_size))
+    with serving(config, lambda text: print(f"  {text}", flush=True)) as state:
         leave_alone(engine_core, other_cores, state)
-        vocab_size = vocab_size_of(args.checkpoint)
-        here = Path(__file__).parent
-        bare = ("--checkpoint", str(args.checkpoint), "--dtype", args.dtype, "--slots", str(args.slots))
-        workers["bare"] = Worker(str(here / "overhead_bare.py"), *bare, "--core", str(engine_core))
-        workers["http"] = Worker(
-            str(here / "overhead_http.py"), "--url", api_url(config), "--vocab", str(vocab_size)
-        )
-        router = RouterPath(config.name, vocab_size)
-        return [measure_round(turn, workers, router, args) for turn in range(1, args.rounds + 1)]
-    finally:
-        for worker in workers.values():
-            worker.close()
-        stop_service(state, home, lambda text: None)
+        with (
+            Worker("overhead_bare.py", *bare, "--core", str(engine_core)) as bare_worker,
+            Worker("overhead_http.py", *http) as http_worker,
+        ):
+            workers, router = {"bare": bare_worker, "http": http_worker}, RouterPath(config.name, vocab_size)
+            return [measure_round(turn, workers, router, args) for turn in range(1, args.rounds + 1)]
 
 
 def leave_alone(engine_core: int, other_cores: list[int], state: "RunState") -> None:
@@ -178,18 +154,18 @@ def measure_round(
 ) -> dict[str, Figures]:
     load = {"concurrency": args.concurrency, "warmup_s": args.warmup, "window_s": args.window}
     rates = {
-        "bare": workers["bare"].ask(kind="tokens_per_s", **load),
+        "bare": workers["bare"].figure(kind="tokens_per_s", **load),
         "router": router.tokens_per_s(args),
-        "http": workers["http"].ask(kind="tokens_per_s", **load),
+        "http": workers["http"].figure(kind="tokens_per_s", **load),
     }
     ttfts: dict[str, list[float]] = {path: [] for path in rates}
     with router.open() as open_router:
-        bare_s, served_s = -workers["bare"].ask(kind="busy_s"), -router.busy_s(open_router)
+        bare_s, served_s = -workers["bare"].figure(kind="busy_s"), -router.busy_s(open_router)
         for row in range(args.samples):  # path after path, so that a slower moment of the machine hits all alike
-            ttfts["bare"].append(workers["bare"].ask(kind="ttft", row=row))
+            ttfts["bare"].append(workers["bare"].figure(kind="ttft", row=row))
             ttfts["router"].append(router.ttft_ms(open_router, row))
-            ttfts["http"].append(workers["http"].ask(kind="ttft", row=row))
-        bare_s += workers["bare"].ask(kind="busy_s")
+            ttfts["http"].append(workers["http"].figure(kind="ttft", row=row))
+        bare_s += workers["bare"].figure(kind="busy_s")
         served_s += router.busy_s(open_router)
     bare_ms, served_ms = 1e3 * bare_s / args.samples, 1e3 * served_s / (2 * args.samples)
     step_ms = {"bare": bare_ms, "router": served_ms, "http": served_ms}
@@ -242,7 +218,7 @@ def main() -> None:
         if args.checkpoint is None:
             args.checkpoint = make_checkpoint(Path(directory) / "small-llama", SMALL, args.dtype)
         args.checkpoint = args.checkpoint.resolve()
-        report(measure_all(args, Path(directory) / "home"), args)
+        report(measure_all(args), args)
 
 
 if __name__ == "__main__":

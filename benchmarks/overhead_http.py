@@ -10,9 +10,7 @@ from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
 import httpx
-from overhead_load import make_prompts, output_lengths
-
-MODEL = "bench"
+from overhead_load import MODEL, make_prompts, output_lengths
 
 
 def request(prompt: list[int], max_tokens: int) -> dict[str, object]:

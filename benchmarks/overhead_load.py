@@ -2,6 +2,7 @@
 
 import numpy as np
 
+MODEL = "bench"
 NUM_REQUESTS = 500
 PROMPT_TOKENS = 48
 
