@@ -32,9 +32,9 @@ from control_plane_peak import peak
 from control_plane_rival import rival
 from control_plane_streams import streams
 from kept_results import keep
+from nfold.cluster.service import Progress
 from nfold.models.errors import NfoldError
 
-Progress = Callable[[str], None]
 Measurement = Callable[[argparse.Namespace, Progress], dict[str, object]]
 
 MEASUREMENTS: dict[str, Measurement] = {

@@ -11,6 +11,7 @@ from math import inf
 import numpy as np
 from control_plane_cpu import CpuMeter, CpuSeconds
 from control_plane_requests import F64, Prompts, Requests
+from nfold.cluster.service import Progress
 from nfold.deployments.heap import settle_heap
 from nfold.deployments.router import Router
 from nfold.models.engine.protocol import I32, U8, FinishReason
@@ -26,8 +27,6 @@ SAMPLE_EVERY_S = 0.5
 MAX_TOKENS_AT_ONCE = 1 << 20
 _FAILED = (FinishReason.ERROR, FinishReason.ABORT)
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -42,7 +41,6 @@ class Mark:
     at_s: float
     cpu: CpuSeconds
     num_tokens: int
-    num_submitted: int
     num_ended: int
     num_steps: int
 
@@ -199,7 +197,6 @@ class Drive:
             at_s=self.elapsed_s,
             cpu=meter.read(),
             num_tokens=self.tokens_so_far(),
-            num_submitted=self.num_submitted,
             num_ended=self.num_ended,
             num_steps=sum(replica.status.stats.total_steps for replica in replicas if replica.status),
         )

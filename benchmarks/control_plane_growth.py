@@ -1,19 +1,13 @@
 """growth: the same at growing size, and what it costs the router."""
 
 import argparse
-from collections.abc import Callable
 
 from control_plane_fleet import fleet_config, num_cores, start_fleet
 from control_plane_report import Goal, print_goals
 from control_plane_runs import Times, saturate, window_figures
-from control_plane_scenarios import (
-    ACCELERATOR,
-    print_cpu,
-    singles_tokens_per_s,
-)
+from control_plane_scenarios import ACCELERATOR, print_cpu, singles_tokens_per_s
+from nfold.cluster.service import Progress
 from nfold.models.errors import NfoldError
-
-Progress = Callable[[str], None]
 
 GROWTH_PROFILE = "gpt-oss-120b"
 GROWTH_SIZES = (8, 87, 176, 256, 512)

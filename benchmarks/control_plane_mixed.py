@@ -1,22 +1,16 @@
 """mixed: three generations of accelerators in one service, near and far."""
 
 import argparse
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from control_plane_fleet import Fleet, fleet_config, start_fleet
 from control_plane_relay import far_away
 from control_plane_report import Goal, print_goals
 from control_plane_runs import Figures, Times, answer_all, arrive, arrive_each, queries_per_s
-from control_plane_scenarios import (
-    LIMITS_MS,
-    MODEL_PROFILE,
-    print_cpu,
-    print_latencies,
-)
+from control_plane_scenarios import LIMITS_MS, MODEL_PROFILE, print_cpu, print_latencies
+from nfold.cluster.service import Progress
 from nfold.deployments.addresses import ReplicaAddress
-
-Progress = Callable[[str], None]
 
 MIXED = ("MI300X", "MI325X", "MI355X")
 MIXED_GOAL = 0.99
@@ -102,15 +96,10 @@ def _pools(fleet: Fleet) -> list[list[ReplicaAddress]]:
     return [[replica for replica in fleet.replicas if replica.accelerator.endswith(name)] for name in MIXED]
 
 
-class _one_pool_far(ExitStack):  # noqa: N801 -- used like a function
+@contextmanager
+def _one_pool_far(fleet: Fleet) -> Generator[list[ReplicaAddress]]:
     """All replicas, those of one pool behind relays."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        super().__init__()
-        self._fleet = fleet
-
-    def __enter__(self) -> list[ReplicaAddress]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        super().__enter__()
-        chosen = [replica for replica in self._fleet.replicas if replica.accelerator.endswith(FAR_POOL)]
-        near = [replica for replica in self._fleet.replicas if replica not in chosen]
-        return near + self.enter_context(far_away(chosen, FAR_MS))
+    far = [replica for replica in fleet.replicas if replica.accelerator.endswith(FAR_POOL)]
+    near = [replica for replica in fleet.replicas if replica not in far]
+    with far_away(far, FAR_MS) as relayed:
+        yield near + relayed

@@ -1,17 +1,15 @@
 """peak: how many queries/s one router process carries."""
 
 import argparse
-from collections.abc import Callable
 from math import ceil
 
 from control_plane_fleet import ACCELERATORS_PER_NODE, num_cores, start_fleet
 from control_plane_report import Goal, print_goals, what_is_full
 from control_plane_runs import Figures, Times, arrive
 from control_plane_scenarios import ACCELERATOR, MODEL_PROFILE, print_cpu, print_latencies, scenario_config
+from nfold.cluster.service import Progress
 from nfold.models.engine.simulated.profile import load_profile
 from nfold.models.errors import OverloadedError, UnavailableError
-
-Progress = Callable[[str], None]
 
 PEAK_QUERIES = 20_000.0
 PEAK_STEPS = (0.2, 0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0)

@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from control_plane_drive import Drive, run_windows
@@ -12,15 +12,9 @@ from control_plane_fleet import MODEL, Fleet, fleet_config, open_router, profile
 from control_plane_report import Goal, print_goals
 from control_plane_requests import Prompts, backlog
 from control_plane_runs import Figures, Times, arrive, queries_per_s, window_figures
-from control_plane_scenarios import (
-    ACCELERATOR,
-    MODEL_PROFILE,
-    PUBLISHED_ACCELERATORS,
-    PUBLISHED_QUERIES,
-)
+from control_plane_scenarios import ACCELERATOR, MODEL_PROFILE, PUBLISHED_ACCELERATORS, PUBLISHED_QUERIES
+from nfold.cluster.service import Progress
 from nfold.deployments.addresses import ReplicaAddress
-
-Progress = Callable[[str], None]
 
 RIVAL_GOAL = 20.0
 RIVAL_ENGINES = 8

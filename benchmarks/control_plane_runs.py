@@ -6,14 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-from control_plane_drive import Drive, Progress, Window, run_to_end, run_windows, saturated_tokens_per_s
+from control_plane_drive import Drive, Window, run_to_end, run_windows, saturated_tokens_per_s
 from control_plane_fleet import MODEL, Fleet, num_cores, open_router, profile_of
 from control_plane_ideal import ideal_ttft_s, steady_tpot_s
 from control_plane_report import added_figures, cpu_figures, latency_figures
 from control_plane_requests import Prompts, Requests, backlog, poisson
+from nfold.cluster.service import Progress
 from nfold.deployments.addresses import ReplicaAddress
-from nfold.models.engine.simulated.lengths import WORKLOADS
-from nfold.models.engine.simulated.profile import StepTimeProfile
 from nfold.models.errors import EngineError
 
 # Of an engine's slots: what is open at any time in an Offline run, so that none is ever free.
@@ -184,15 +183,6 @@ def queries_per_s(replica: ReplicaAddress) -> float:
     profile, scenario = profile_of(replica)
     known = profile.scenario(scenario)
     return (known.figures["tokens_per_s"].value or 0.0) / known.run.tokens_per_sample
-
-
-def published_tokens_per_s(replicas: Sequence[ReplicaAddress]) -> float:
-    """Sum of the single accelerators' published rates, for their data set's answers."""
-    return sum(queries_per_s(replica) * _mean_answer(profile_of(replica)[0]) for replica in replicas)
-
-
-def _mean_answer(profile: StepTimeProfile) -> float:
-    return WORKLOADS[profile.workload].answer.mean
 
 
 def _max_open(group: Sequence[ReplicaAddress]) -> int:

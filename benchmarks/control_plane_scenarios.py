@@ -1,14 +1,12 @@
 """offline, server and interactive: the published 87-accelerator runs of Llama 2 70B, on simulated ones."""
 
 import argparse
-from collections.abc import Callable
 
 from control_plane_fleet import Fleet, fleet_config, num_cores, start_fleet
 from control_plane_report import Goal, print_goals, what_is_full
 from control_plane_runs import Figures, Times, arrive, saturate, window_figures
 from nfold.cluster.config import NfoldConfig
-
-Progress = Callable[[str], None]
+from nfold.cluster.service import Progress
 
 ACCELERATOR, MODEL_PROFILE = "MI355X", "llama-2-70b"
 PUBLISHED_ACCELERATORS = 87

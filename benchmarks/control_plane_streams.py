@@ -4,7 +4,6 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from control_plane_drive import Drive, run_windows
@@ -12,15 +11,9 @@ from control_plane_fleet import MODEL, fleet_config, open_router, profile_of, st
 from control_plane_report import Goal, latency_figures, print_goals
 from control_plane_requests import Prompts, backlog
 from control_plane_runs import Figures, Times, queries_per_s, window_figures
-from control_plane_scenarios import (
-    ACCELERATOR,
-    MODEL_PROFILE,
-    PUBLISHED_ACCELERATORS,
-    print_cpu,
-)
+from control_plane_scenarios import ACCELERATOR, MODEL_PROFILE, PUBLISHED_ACCELERATORS, print_cpu
+from nfold.cluster.service import Progress
 from nfold.deployments.router import Router
-
-Progress = Callable[[str], None]
 
 STREAMS = 200
 STREAM_TOKENS = 128
@@ -44,12 +37,7 @@ def streams(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
         seconds = times.warmup_s + times.window_s
         requests = backlog(profile, round(3 * slots + 1.2 * rate * seconds), num_warm=slots, seed=args.seed)
         drive = Drive(router, MODEL, requests, Prompts(profile.vocab_size), max_open=filling)
-        command = [
-            sys.executable,
-            str(Path(__file__).parent / "control_plane_http.py"),
-            "--url",
-            api_url(config),
-        ]
+        command = [sys.executable, str(Path(__file__).with_name("control_plane_http.py")), "--url", api_url(config)]
         command += ["--model", MODEL, "--vocab", str(STREAM_VOCAB), "--streams", str(num_streams)]
         command += ["--tokens", str(16 if args.quick else STREAM_TOKENS)]
         command += ["--warmup", str(times.warmup_s), "--window", str(times.window_s)]

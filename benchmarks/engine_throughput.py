@@ -18,7 +18,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine_limits import __file__ as LIMITS
 from kept_results import keep
 from rivals import DEFAULT_FOLDER, HERE, RIVALS
 from workload import SMALL, Workload, count_weights, make_checkpoint, make_workload, vocab_size_of
@@ -30,10 +29,8 @@ TIMEOUT_S = 1200
 
 def run_worker(name: str, dtype: str, args: argparse.Namespace) -> dict:
     """The last line of a worker: of nfold, of a rival or of the limits."""
-    python, script, environment = Path(sys.executable), HERE / "engine_nfold.py", {}
-    if name == "limits":
-        script = Path(LIMITS)
-    elif name != "nfold":
+    python, script, environment = Path(sys.executable), HERE / f"engine_{name}.py", {}
+    if name in RIVALS:
         rival = RIVALS[name]
         python, script = rival.python(args.venvs), HERE / rival.script
         environment = rival.environment(rival.venv(args.venvs), args.threads)

@@ -36,9 +36,9 @@ class Limits:
     bf16_flop_per_s: float
     fp8_flop_per_s: float
 
-    def seconds(self, bytes: float, flops: float, is_fp8: bool = False) -> float:
-        """The least that work of so many bytes and product operations takes."""
-        return max(bytes / self.bytes_per_s, flops / (self.fp8_flop_per_s if is_fp8 else self.bf16_flop_per_s))
+    def seconds(self, bytes: float, flops: float) -> float:
+        """The least that work of so many bytes and bfloat16 product operations takes."""
+        return max(bytes / self.bytes_per_s, flops / self.bf16_flop_per_s)
 
 
 def measure_limits(device: torch.device, fp8: torch.dtype, is_tiny: bool) -> Limits:
