@@ -12,6 +12,7 @@ import torch.distributed as dist
 from ..kernels.ops import Exchange
 from .errors import EngineError
 from .shared_memory import meet_in_memory
+from .symmetric_memory import OneShotSums, meet_in_symmetric_memory
 
 _HEADER = struct.Struct("<q")
 _FIRST_MESSAGE_BYTES = 4096
@@ -33,8 +34,9 @@ class TpGroup:
     """`size` ranks that run the same schedule; `rank` is ours. Every method is a collective: all ranks call it.
 
     A dead or silent peer makes a collective raise EngineError, at the latest after the timeout given to `connect`.
-    On a GPU this holds for the control collectives (`broadcast_bytes`, `barrier`); one over NCCL returns before it
-    is done, and NCCL's watchdog ends the process when it fails or takes longer than the timeout.
+    On a GPU this holds for the control collectives (`broadcast_bytes`, `agrees`, `barrier`). Others return before
+    they are done; NCCL's watchdog ends the process when one fails or takes longer than the timeout, but a small
+    sum, or any in a graph, waits on the GPU until somebody ends the process.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class TpGroup:
         tensors: "_Collectives | None",
         control: "_Collectives | None",
         memory: Exchange | None = None,
+        small_sums: OneShotSums | None = None,
     ) -> None:
         self.rank = rank
         self.size = size
         self._tensors = tensors
         self._control = control
         self._memory = memory
+        self._small_sums = small_sums
 
     @classmethod
     def single(cls) -> "TpGroup":
@@ -70,8 +74,9 @@ class TpGroup:
         """Meets the other ranks at `init_method` (`tcp://host:port`, served by rank 0, or `file:///path`).
 
         On CPU tensors and control bytes travel through memory that the ranks share, where all are on one host and
-        `shares_memory`, else over gloo. On a GPU tensors travel over NCCL (RCCL), control bytes over gloo. The
-        groups are private objects: torch.distributed's global state stays untouched, so a process may hold several.
+        `shares_memory`, else over gloo. On a GPU small sums go through symmetric memory, where all ranks can and
+        `shares_memory`, other tensors over NCCL (RCCL), control bytes over gloo. The groups are private objects:
+        torch.distributed's global group stays untouched, so a process may hold several.
         """
         if size == 1:
             return cls.single()
@@ -88,7 +93,11 @@ class TpGroup:
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             tensors = dist.ProcessGroupNCCL(dist.PrefixStore("tensors", store), rank, size, options)
-            return cls(rank, size, cast(_Collectives, tensors), control)
+            group = cls(rank, size, cast(_Collectives, tensors), control)
+        if shares_memory:
+            with _as_engine_error(rank, size, "symmetric memory (`shares_memory: false` does without)"):
+                group._small_sums = meet_in_symmetric_memory(store, rank, size, device, timeout_s, group.all_reduce)
+        return group
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, in place; returns `x`. Bit-identical on all ranks."""
@@ -96,6 +105,8 @@ class TpGroup:
             with _as_engine_error(self.rank, self.size, "all_reduce"):
                 if self._memory is not None and self._memory.adds(x):
                     self._memory.all_reduce(x)
+                elif self._small_sums is not None and self._small_sums.adds(x):
+                    self._small_sums.all_reduce(x)
                 else:
                     self._tensors.allreduce([x]).wait()
         return x
@@ -132,6 +143,15 @@ class TpGroup:
         self._broadcast(rest)
         return body + rest.numpy().tobytes()
 
+    def agrees(self, yes: bool) -> bool:
+        """Whether every rank says yes."""
+        if self._control is None:
+            return yes
+        num_yes = torch.tensor([int(yes)])
+        with _as_engine_error(self.rank, self.size, "agreement"):
+            self._control.allreduce([num_yes]).wait()
+        return int(num_yes) == self.size
+
     def barrier(self) -> None:
         """Returns when every rank has called it."""
         if self._control is not None:
@@ -142,9 +162,12 @@ class TpGroup:
         """Leaves the group. Further collectives are a mistake."""
         if self._memory is not None:
             self._memory.close()
+        if self._small_sums is not None:
+            self._small_sums.close()
         self._tensors = None
         self._control = None
         self._memory = None
+        self._small_sums = None
 
     def _broadcast(self, x: torch.Tensor) -> None:
         assert self._control is not None

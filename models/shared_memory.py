@@ -18,7 +18,7 @@ def meet_in_memory(store: dist.Store, rank: int, size: int, timeout_s: float) ->
     rank 0: a file in memory ── "pid descriptor mark" ──> the others open it, if it is there and has the mark
     every rank: "here", or what is in the way ──> all go together, or none
     """
-    exchange, answer = None, _HERE
+    exchange, objection = None, None
     try:
         file = _share(store, size) if rank == 0 else _find(store)
         try:
@@ -27,16 +27,27 @@ def meet_in_memory(store: dist.Store, rank: int, size: int, timeout_s: float) ->
             os.close(file)
             raise
     except OSError as error:
-        answer = str(error)
-    store.set(f"memory of {rank}", answer)
+        objection = str(error)
+    found = first_objection(store, "memory", rank, size, objection)
+    if found is None:
+        return exchange
+    _log.info("the ranks share no memory: %s", found)
+    if exchange is not None:
+        exchange.close()
+    return None
+
+
+def first_objection(store: dist.Store, topic: str, rank: int, size: int, ours: str | None) -> str | None:
+    """What is in the way of the first rank that has something; None when no rank has. The same on every rank.
+
+    A collective over `store`, once for each topic.
+    """
+    store.set(f"{topic} of {rank}", _HERE if ours is None else ours)
     for other in range(size):
-        answer = bytes(store.get(f"memory of {other}")).decode()
-        if answer != _HERE:
-            _log.info("the ranks share no memory: rank %d: %s", other, answer)
-            if exchange is not None:
-                exchange.close()
-            return None
-    return exchange
+        theirs = bytes(store.get(f"{topic} of {other}")).decode()
+        if theirs != _HERE:
+            return f"rank {other}: {theirs}"
+    return None
 
 
 def _share(store: dist.Store, size: int) -> int:

@@ -23,19 +23,20 @@ def compiled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "checkpoint", "shares_memory"),
+    ("size", "checkpoint", "transport"),
     [
-        (2, {"family": "llama2"}, True),
-        (4, {"family": "llama2", "bias": True}, True),
-        (2, {"family": "llama3", "tied": True}, True),
-        (4, {"family": "llama3", "num_kv_heads": 2}, False),
+        (2, {"family": "llama2"}, "shared memory"),
+        (4, {"family": "llama2", "bias": True}, "shared memory"),
+        (2, {"family": "llama3", "tied": True}, "shared memory"),
+        (4, {"family": "llama3", "num_kv_heads": 2}, "gloo"),
+        (4, {"family": "llama3"}, "one-shot"),
     ],
 )
 def test_ranks_compute_what_one_rank_computes(
-    size: int, checkpoint: dict[str, Any], shares_memory: bool, tmp_path: Path
+    size: int, checkpoint: dict[str, Any], transport: tp_ranks.Transport, tmp_path: Path
 ) -> None:
     directory = tiny_models.make_llama(tmp_path / "model", **checkpoint)
-    ranks = spawned.on_ranks(tp_ranks.rank_logits, size, str(tmp_path / "meeting"), directory, shares_memory)
+    ranks = spawned.on_ranks(tp_ranks.rank_logits, size, str(tmp_path / "meeting"), directory, transport)
     torch.testing.assert_close(ranks[0], tp_ranks.logits_of(directory, TpGroup.single()), atol=1e-4, rtol=0)
     for other in ranks[1:]:
         assert torch.equal(other, ranks[0])
@@ -54,8 +55,31 @@ def test_collectives_give_the_same_through_shared_memory_and_gloo(size: int, tmp
                 torch.testing.assert_close(got.double(), wanted, atol=atol, rtol=0)
             assert torch.equal(result["gathered"], torch.arange(size).repeat_interleave(2).repeat(2, 1))
             assert result["messages"]
+            assert result["agree"] == [True, False, False]
         if size == 2:
             assert all(map(torch.equal, shared["sums"], gloo["sums"]))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_gpus_sum_alike_eager_and_in_graphs(tmp_path: Path) -> None:
+    ranks = spawned.on_ranks(tp_ranks.gpu_sums, torch.cuda.device_count(), str(tmp_path / "meeting"))
+    for of_ranks in zip(*ranks, strict=True):
+        parts = [of_rank.part for of_rank in of_ranks]
+        first = of_ranks[0]
+        for of_rank in of_ranks:
+            assert torch.equal(of_rank.eager, first.eager)
+            assert torch.equal(of_rank.from_graph, first.from_graph)
+        if first.is_one_shot:
+            wanted = parts[0].float()
+            for part in parts[1:]:
+                wanted = wanted + part.float()
+            assert torch.equal(first.eager, wanted.to(first.eager.dtype))
+            assert torch.equal(first.from_graph, first.eager)
+        else:
+            torch.testing.assert_close(first.eager.double(), sum(parts).double(), atol=0.1, rtol=0.02)
+            torch.testing.assert_close(first.from_graph, first.eager, atol=0.1, rtol=0.02)
+    if torch.version.hip is None:
+        assert [of_rank.is_one_shot for of_rank in ranks[0]] == [True, True, False] * 2
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,7 @@ def test_a_group_of_one_does_nothing() -> None:
     assert tp.all_reduce(x) is x
     assert tp.all_gather_last(x) is x
     assert tp.broadcast_bytes(b"abc") == b"abc"
+    assert [tp.agrees(True), tp.agrees(False)] == [True, False]
     tp.barrier()
     tp.close()
 

@@ -2,8 +2,9 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kv_layout
 import torch
@@ -12,6 +13,7 @@ from nfold.models.kv_cache import KvCache
 from nfold.models.parallel import TpGroup
 from nfold.models.quantization.choice import QuantizationName
 from nfold.models.registry import load_model
+from peer_memory import connect_one_shot
 
 CPU = torch.device("cpu")
 SUMMED = (torch.float32, torch.bfloat16, torch.float64)
@@ -35,8 +37,14 @@ def logits_of(directory: Path, tp: TpGroup, quantization: QuantizationName = "au
     return torch.cat(rows)
 
 
-def rank_logits(rank: int, size: int, meeting: str, directory: Path, shares_memory: bool) -> torch.Tensor:
-    tp = connect(rank, size, meeting, shares_memory=shares_memory)
+Transport = Literal["shared memory", "gloo", "one-shot"]
+
+
+def rank_logits(rank: int, size: int, meeting: str, directory: Path, transport: Transport) -> torch.Tensor:
+    if transport == "one-shot":
+        tp = connect_one_shot(rank, size, f"file://{meeting}", 60.0)
+    else:
+        tp = connect(rank, size, meeting, shares_memory=transport == "shared memory")
     logits = logits_of(directory, tp)
     tp.barrier()
     tp.close()
@@ -51,6 +59,7 @@ def collectives(rank: int, size: int, meeting: str) -> list[dict[str, Any]]:
         {
             "shares_memory": group._memory is not None,
             "sums": [group.all_reduce(random(rank, dtype)) for dtype in SUMMED],
+            "agree": [group.agrees(True), group.agrees(rank == 0), group.agrees(False)],
             "gathered": group.all_gather_last(torch.full((2, 2), rank)),
             "messages": [group.broadcast_bytes(sent if rank == 0 else None) for sent in messages] == messages,
         }
@@ -79,3 +88,38 @@ def survivor(rank: int, size: int, meeting: str, sign: int, shares_memory: bool)
     except EngineError as error:
         return str(error)
     return "nothing failed"
+
+
+@dataclass(frozen=True)
+class GpuSum:
+    """A sum over ranks on GPUs, on the host."""
+
+    part: torch.Tensor
+    eager: torch.Tensor
+    from_graph: torch.Tensor
+    is_one_shot: bool
+
+
+def gpu_sums(rank: int, size: int, meeting: str) -> list[GpuSum]:
+    """Of lengths that go through symmetric memory, where it is, and through NCCL."""
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    group = TpGroup.connect(rank, size, f"file://{meeting}", device, 60.0)
+    sums: list[GpuSum] = []
+    for dtype in (torch.bfloat16, torch.float32):
+        for length in (64, 32_768, 1_000_000):
+            part = torch.randn(length, generator=torch.Generator().manual_seed(rank)).to(dtype)
+            x, replayed = part.to(device), part.to(device)
+            is_one_shot = group._small_sums is not None and group._small_sums.adds(x)
+            group.all_reduce(x)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                group.all_reduce(replayed)
+            for _ in range(3):
+                replayed.copy_(part)
+                graph.replay()
+            sums.append(GpuSum(part, x.cpu(), replayed.cpu(), is_one_shot))
+            del graph  # NCCL ends after it
+    group.barrier()
+    group.close()
+    return sums
