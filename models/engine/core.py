@@ -4,6 +4,7 @@ Legend: S sequences of a step, R those of them that get a new token, V vocabular
 """
 
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..causal_lm import CausalLM
 from ..kv_cache import KvCache
 from .batch_builder import build_batch
 from .device_state import DeviceState
-from .graph import PaddedDecodes
+from .graph import Capture, PaddedDecodes, cuda_graphs
 from .launched_step import LaunchedStep
 from .outputs import OutputRows
 from .protocol import U64, EngineStats, FinishReason, StepOutputs, StepRecord, SubmitBatch
@@ -34,7 +35,9 @@ class EngineCore:
 
     Args:
         reports_logprobs: false on ranks whose outputs nobody reads.
-        decodes: how steps are computed that only decode: as all others, padded, or padded and as a GPU's graphs.
+        decodes: how steps are computed that only decode: as all others, padded, or padded and as graphs.
+        agrees: with several ranks, see `PaddedDecodes`; making cores with graphs is then a collective.
+        graphs: what captures them.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class EngineCore:
         *,
         reports_logprobs: bool = True,
         decodes: DecodeSteps = "plain",
+        agrees: Callable[[bool], bool] | None = None,
+        graphs: Callable[[], Capture] = cuda_graphs,
     ) -> None:
         self.checksum = TokenChecksum()
         self.num_steps = 0
@@ -65,7 +70,8 @@ class EngineCore:
         self._decodes: PaddedDecodes | None = None
         if decodes != "plain":
             self._state = DeviceState(self._scheduler.table, self._sampling, settings.num_kv_blocks, model.device)
-            self._decodes = PaddedDecodes(model, self._kv, settings, self._state, captures=decodes == "graphs")
+            capture = graphs() if decodes == "graphs" else None
+            self._decodes = PaddedDecodes(model, self._kv, settings, self._state, capture=capture, agrees=agrees)
         self._rejected: list[int] = []
         self._ahead: LaunchedStep | None = None
         self._ended_s = 0.0
@@ -182,6 +188,11 @@ class EngineCore:
             num_without_room=schedule.num_without_room,
             num_deferred=schedule.num_deferred,
         )
+
+    def close(self) -> None:
+        """Nothing is computed any more. NCCL ends only when no graph holds its kernels."""
+        if self._decodes is not None:
+            self._decodes.drop_graphs()
 
     def stats(self) -> EngineStats:
         scheduler, totals = self._scheduler, self._scheduler.totals

@@ -29,6 +29,28 @@ _log = logging.getLogger(__name__)
 Outputs = tuple[torch.Tensor, torch.Tensor]
 """logits float32 [B, V] and token ids int64 [B]."""
 
+Compute = Callable[[], Outputs]
+Capture = Callable[[Compute], Compute]
+"""From a step to what replays it, into the same places. Raises RuntimeError where it cannot be captured."""
+
+
+def cuda_graphs() -> Capture:
+    """Graphs of a GPU, for HIP, too, that share their memory."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(compute: Compute) -> Compute:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            outputs = compute()
+
+        def replay() -> Outputs:
+            graph.replay()
+            return outputs
+
+        return replay
+
+    return capture
+
 
 def padded_sizes(most: int) -> list[int]:
     """Batch sizes up to `most`: from 16 on, padding is at most an eighth of the next power of 2."""
@@ -46,11 +68,20 @@ class PaddedDecodes:
     Args:
         kv: with one block more than `settings.num_kv_blocks`, for the padding.
         state: all that a step reads; it leaves its tokens there, for the next one.
-        captures: as graphs; a GPU then must be there.
+        capture: makes graphs of the steps; None computes them as they are.
+        agrees: with several ranks, which all capture at once: whether all say yes (see `TpGroup.agrees`). Then all
+            have graphs, or none has. Without it, what a capture raises is raised.
     """
 
     def __init__(
-        self, model: CausalLM, kv: KvCache, settings: ResolvedSettings, state: DeviceState, *, captures: bool
+        self,
+        model: CausalLM,
+        kv: KvCache,
+        settings: ResolvedSettings,
+        state: DeviceState,
+        *,
+        capture: Capture | None,
+        agrees: Callable[[bool], bool] | None = None,
     ) -> None:
         assert kv.num_blocks == settings.num_kv_blocks + 1
         self._device = model.device
@@ -59,16 +90,37 @@ class PaddedDecodes:
         self._sent_slots_B: I64 = np.full(most, self._padding_slot)
         self._sizes = padded_sizes(most)
         self._steps = [_PaddedStep(model, kv, settings, state, self._slots_B[:size]) for size in self._sizes]
-        if captures:
-            self._capture()
+        if capture is not None:
+            self._capture(capture, agrees)
 
-    def _capture(self) -> None:
-        """Largest first, so that the others find room in the memory that it took."""
-        start_s = time.perf_counter()
-        pool, logits_BV = torch.cuda.graph_pool_handle(), None
-        for step in reversed(self._steps):
-            logits_BV = step.capture(pool, logits_BV)
-        _log.info("captured %d graphs in %.1f s", len(self._steps), time.perf_counter() - start_s)
+    def _capture(self, capture: Capture, agrees: Callable[[bool], bool] | None) -> None:
+        """Largest first, so that the others find room in the memory that it took.
+
+        All are computed before any is captured: a capture must neither compile kernels nor connect ranks, and one
+        that fails must not leave other ranks waiting in a sum.
+        """
+        start_s, fault = time.perf_counter(), None
+        *others, largest = self._steps
+        logits_BV = torch.empty_like(largest.compute()[0])
+        for step in reversed(others):
+            step.compute()
+        try:
+            for step in reversed(self._steps):
+                step.capture(capture, logits_BV[: step.size])
+        except RuntimeError as error:
+            if agrees is None:
+                raise
+            fault = str(error)
+        if agrees is None or agrees(fault is None):
+            _log.info("captured %d graphs in %.1f s", len(self._steps), time.perf_counter() - start_s)
+            return
+        self.drop_graphs()
+        _log.warning("no graphs, so kernels of a step are launched one by one: %s", fault or "another rank failed")
+
+    def drop_graphs(self) -> None:
+        """Steps are computed as they are from now on."""
+        for step in self._steps:
+            step.drop_graph()
 
     def run(self, slots_R: I64, context_lens_R: I64) -> Outputs:
         """Logits [R, V] and the next token ids [R] of these slots, each of which lacks one token; `context_lens_R`
@@ -107,26 +159,24 @@ class _PaddedStep:
         self._replay: Callable[[], Outputs] | None = None
 
     @torch.inference_mode()
-    def capture(self, pool: "torch.cuda._POOL_HANDLE", logits_BV: torch.Tensor | None) -> torch.Tensor:
-        """The logits of all graphs lie in one place, `logits_BV`, which the largest graph makes and returns: places
-        of their own would take gigabytes."""
-        logits, _ = self._compute(self._longest_B)  # compiles kernels, which a capture must not
-        all_logits = torch.empty_like(logits) if logits_BV is None else logits_BV
-        mine = all_logits[: len(logits)]
-        del logits
-        torch.cuda.synchronize(self._model.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+    def compute(self) -> Outputs:
+        """All rows with padding, for contexts of any length."""
+        return self._compute(self._longest_B)
+
+    @torch.inference_mode()
+    def capture(self, capture: Capture, logits_BV: torch.Tensor) -> None:
+        """`run` replays from now on. Logits are left at `logits_BV`, one place for all graphs: places of their own
+        would take gigabytes."""
+
+        def compute() -> Outputs:
             logits, ids_B = self._compute(self._longest_B)
-            mine.copy_(logits)
-        del logits
+            logits_BV.copy_(logits)
+            return logits_BV, ids_B
 
-        def replay() -> Outputs:
-            graph.replay()
-            return mine, ids_B
+        self._replay = capture(compute)
 
-        self._replay = replay
-        return all_logits
+    def drop_graph(self) -> None:
+        self._replay = None
 
     @torch.inference_mode()
     def run(self, context_lens_R: I64) -> Outputs:
@@ -134,7 +184,7 @@ class _PaddedStep:
         if self._replay is not None:
             return self._replay()
         if self._model.device.type != "cpu":
-            return self._compute(self._longest_B)
+            return self.compute()
         # On CPU kernels read the lengths on the host.
         padding = [1] * (self.size - len(context_lens_R))
         return self._compute((*context_lens_R.tolist(), *padding))

@@ -1,6 +1,7 @@
 """The native engine: continuous batching over a paged KV cache, on one rank or on the ranks of a replica."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -10,7 +11,8 @@ from ..errors import EngineError
 from ..kv_cache import KvCache
 from ..parallel import TpGroup
 from ..registry import load_model
-from .core import EngineCore
+from .core import DecodeSteps, EngineCore
+from .graph import Capture, cuda_graphs
 from .protocol import U64, EngineInfo, EngineStats, StepOutputs, SubmitBatch
 from .settings import EngineSettings, ResolvedSettings
 from .tp_leader import HEARTBEAT_S, TpLeader
@@ -39,9 +41,20 @@ class NativeEngine:
 
     @classmethod
     def load(
-        cls, settings: EngineSettings, tp: TpGroup, device: torch.device, *, heartbeat_s: float = HEARTBEAT_S
+        cls,
+        settings: EngineSettings,
+        tp: TpGroup,
+        device: torch.device,
+        *,
+        heartbeat_s: float = HEARTBEAT_S,
+        decodes: DecodeSteps | None = None,
+        graphs: Callable[[], Capture] = cuda_graphs,
     ) -> "NativeEngine":
         """Load this rank's share of the model and make its KV cache. A collective: every rank of `tp` calls it.
+
+        Args:
+            decodes: see `EngineCore`; None takes graphs on a GPU, and neither graphs nor padding on CPU.
+            graphs: what captures them.
 
         Raises ConfigError, CheckpointError, and EngineError when another rank is gone.
         """
@@ -62,9 +75,14 @@ class NativeEngine:
             quantization=model.quantization.name,
             kv_cache_dtype=str(kv_dtype).removeprefix("torch."),
         )
-        # Collectives within a graph were not tried yet.
-        decodes = "graphs" if device.type != "cpu" and tp.size == 1 else "plain"
-        core = EngineCore(model, resolved, reports_logprobs=tp.rank == 0, decodes=decodes)
+        core = EngineCore(
+            model,
+            resolved,
+            reports_logprobs=tp.rank == 0,
+            decodes=decodes or ("plain" if device.type == "cpu" else "graphs"),
+            agrees=tp.agrees if tp.size > 1 else None,
+            graphs=graphs,
+        )
         return cls(core, resolved, tp, heartbeat_s)
 
     @property
@@ -97,9 +115,10 @@ class NativeEngine:
         return self.core.stats()
 
     def close(self) -> None:
-        """Send the other ranks home. The group stays open."""
+        """Rank 0's sends the other ranks home. The group stays open."""
         if self._leader is not None:
             self._leader.close()
+        self.core.close()
 
     # For every rank
 

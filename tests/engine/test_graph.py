@@ -1,6 +1,5 @@
 """Decode-only steps padded to a graph's batch sizes bring the same tokens as steps of their own size."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +7,9 @@ import pytest
 import torch
 from cpu_kernels import IMPLEMENTATIONS, Implementation, kernels
 from engines import NUM_TOKENS, Case, greedy, load_engine_of
+from fake_graphs import broken_graphs, fake_graphs, has_graphs
 from nfold.models.engine.generate import generate
-from nfold.models.engine.graph import Outputs, _PaddedStep, padded_sizes
+from nfold.models.engine.graph import Capture, Compute, Outputs, _PaddedStep, padded_sizes
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -44,27 +44,58 @@ def test_drawn_tokens_and_logprobs_are_the_same(case: Case) -> None:
 
 
 def test_a_graph_needs_nothing_new_from_the_host(case: Case) -> None:
-    """As replays do, steps are computed with what the host told the first ones, and leave results where these did.
-    Like kernels on a GPU, the compiled ones read contexts on the device."""
     with kernels("compiled"):
-        engine = load_engine_of(case.checkpoint, decodes="padded")
-        assert engine.core._decodes is not None
-        for step in engine.core._decodes._steps:
-            step._replay = replay_of(step)
+        engine = load_engine_of(case.checkpoint, decodes="graphs", graphs=fake_graphs)
         completions = generate(engine, case.prompts, [greedy(NUM_TOKENS)] * len(case.prompts))
     assert [completion.token_ids.tolist() for completion in completions] == case.answers
+    assert has_graphs(engine)
+    engine.close()
+    assert not has_graphs(engine)  # or NCCL would wait for them
 
 
-@torch.inference_mode()
-def replay_of(step: _PaddedStep) -> Callable[[], Outputs]:
-    outputs = step._compute(step._longest_B)
+def test_all_steps_are_computed_before_any_is_captured(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture is never the first to run a kernel, and ranks compute alike whatever becomes of one's captures."""
+    events: list[str] = []
+    compute = _PaddedStep._compute
 
-    def replay() -> Outputs:
-        for place, result in zip(outputs, step._compute(step._longest_B), strict=True):
-            place.copy_(result)
-        return outputs
+    def noted(step: _PaddedStep, host_context_lens: tuple[int, ...]) -> Outputs:
+        events.append(f"step of {step.size}")
+        return compute(step, host_context_lens)
 
-    return replay
+    def graphs() -> Capture:
+        def capture(compute: Compute) -> Compute:
+            events.append("capture")
+            return compute
+
+        return capture
+
+    monkeypatch.setattr(_PaddedStep, "_compute", noted)
+    with kernels("compiled"):
+        load_engine_of(case.checkpoint, decodes="graphs", graphs=graphs)
+    sizes = [f"step of {size}" for size in (11, 8, 4, 2, 1)]
+    assert events == [*sizes, *["capture"] * 5]
+
+
+def test_ranks_have_graphs_together_or_none(case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[bool] = []
+
+    def refuses(yes: bool) -> bool:
+        answers.append(yes)
+        return False
+
+    with kernels("compiled"):
+        for graphs, reason in ((fake_graphs, "another rank failed"), (broken_graphs, "operation not permitted")):
+            engine = load_engine_of(case.checkpoint, decodes="graphs", graphs=graphs, agrees=refuses)
+            assert not has_graphs(engine)
+            assert f"launched one by one: {reason}" in caplog.text
+            completions = generate(engine, case.prompts, [greedy(NUM_TOKENS)] * len(case.prompts))
+            assert [completion.token_ids.tolist() for completion in completions] == case.answers
+    assert answers == [True, False]
+
+
+def test_a_single_ranks_failed_capture_is_an_error(case: Case) -> None:
+    with kernels("compiled"), pytest.raises(RuntimeError, match="operation not permitted"):
+        load_engine_of(case.checkpoint, decodes="graphs", graphs=broken_graphs)
 
 
 def test_sizes() -> None:

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from engines import CPU, Case, greedy, load_engine, make_settings, random_prompts
-from nfold.models.engine.core import EngineCore
+from fake_graphs import broken_graphs, fake_graphs, has_graphs
+from nfold.kernels.avx512 import library
+from nfold.models.engine.core import DecodeSteps, EngineCore
 from nfold.models.engine.generate import generate
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import SamplingParams, SubmitBatch
@@ -14,7 +16,7 @@ from nfold.models.engine.tp_loop import follow
 from nfold.models.engine.tp_messages import Message, MessageKind
 from nfold.models.errors import EngineError
 from nfold.models.parallel import TpGroup
-from tp_engines import TIMEOUT_S, spawn_dying_leader, tp_group
+from tp_engines import TIMEOUT_S, Ranks, spawn_dying_leader, tp_group
 
 SCHEDULES: dict[int, list[dict[str, Any]]] = {
     2: [
@@ -46,6 +48,43 @@ def test_ranks_together_give_the_tokens_of_transformers(cases: dict[str, Case], 
             check_abort(engine)
             assert (engine.stats().total_preemptions > 0) == (engine.info.max_model_len < 512)
             engine.close()
+
+
+@pytest.mark.parametrize(
+    ("one_shot", "decodes", "overlap"), [(False, "graphs", False), (True, "graphs", False), (True, "padded", True)]
+)
+def test_ranks_pad_and_replay_alike(
+    cases: dict[str, Case], one_shot: bool, decodes: DecodeSteps, overlap: bool, tmp_path: Path
+) -> None:
+    needs_compiled_ops()
+    case, how = cases["llama3"], Ranks(one_shot, decodes, [fake_graphs])
+    settings = make_settings(case.checkpoint, tp=2, max_num_batched_tokens=60, num_kv_blocks=20, overlap=overlap)
+    with tp_group(2, tmp_path / "meeting", [settings], how) as (tp, _):
+        engine = how.load(settings, tp)
+        assert has_graphs(engine) == (decodes == "graphs")
+        check_answers(engine, case, len(case.prompts))
+        check_abort(engine)
+        assert engine.stats().total_preemptions > 0
+        engine.close()
+
+
+def test_where_one_rank_cannot_capture_none_replays(
+    cases: dict[str, Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    needs_compiled_ops()
+    case, how = cases["llama2"], Ranks(decodes="graphs", graphs=[fake_graphs, broken_graphs])
+    settings = make_settings(case.checkpoint, tp=2)
+    with tp_group(2, tmp_path / "meeting", [settings], how) as (tp, _):
+        engine = how.load(settings, tp)
+        assert not has_graphs(engine)
+        assert "no graphs, so kernels of a step are launched one by one: another rank failed" in caplog.text
+        check_answers(engine, case, 4)
+        engine.close()
+
+
+def needs_compiled_ops() -> None:
+    if library.load() is None:
+        pytest.skip("fake graphs need kernels that read contexts on the device: AVX-512 and a C++ compiler")
 
 
 def check_answers(engine: NativeEngine, case: Case, num_prompts: int) -> None:

@@ -1,13 +1,14 @@
 """Native engines on tiny checkpoints, and what transformers answers on the same ones."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from nfold.models.engine.core import DecodeSteps, EngineCore
+from nfold.models.engine.graph import Capture, cuda_graphs
 from nfold.models.engine.native import NativeEngine
 from nfold.models.engine.protocol import SamplingParams
 from nfold.models.engine.settings import EngineSettings
@@ -53,6 +54,8 @@ def load_engine_of(
     num_kv_blocks: int = 256,
     max_num_batched_tokens: int = 1024,
     overlap: bool = False,
+    graphs: Callable[[], Capture] = cuda_graphs,
+    agrees: Callable[[bool], bool] | None = None,
 ) -> NativeEngine:
     """Up to 11 sequences of 120 tokens; steps that only decode are padded, as on a GPU, if `decodes` says so."""
     wishes = make_settings(
@@ -72,7 +75,8 @@ def load_engine_of(
         dtype="float32",
         device="cpu",
     )
-    return NativeEngine(EngineCore(model, settings, decodes=decodes), settings, TpGroup.single())
+    core = EngineCore(model, settings, decodes=decodes, graphs=graphs, agrees=agrees)
+    return NativeEngine(core, settings, TpGroup.single())
 
 
 def greedy(num_tokens: int, **changes: Any) -> SamplingParams:
