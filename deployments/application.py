@@ -18,7 +18,8 @@ from ray.serve.schema import ApplicationStatus
 from ..models.config import ModelConfig
 from ..models.errors import ConfigError, StateError
 from . import discovery
-from .config import ServedModelConfig, ServiceConfig, pool_name
+from .config import PoolConfig, ServedModelConfig, ServiceConfig, pool_name
+from .devices import ray_options
 from .gateway import GATEWAYS, Gateway
 from .nodes import alive_nodes
 from .placement import CPU, GPU, PLACEMENT_STRATEGY, NodeResources, bundles, check_fit
@@ -72,7 +73,7 @@ def build_application(config: ServiceConfig, plan: ServicePlan) -> serve.Applica
             num_replicas=plan.num_replicas[name],
             placement_group_bundles=bundles(pool),
             placement_group_strategy=PLACEMENT_STRATEGY,
-            ray_actor_options=_first_bundle(bundles(pool)),
+            ray_actor_options=rank_0_options(pool),
             max_ongoing_requests=UNLIMITED,
             health_check_period_s=HEALTH_CHECK_PERIOD_S,
             graceful_shutdown_wait_loop_s=0.1,
@@ -167,11 +168,12 @@ def _scale(service: str, deployment: str, num_replicas: int) -> None:
     )
 
 
-def _first_bundle(all_bundles: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def rank_0_options(pool: PoolConfig) -> dict[str, Any]:
     """Rank 0 is Serve's own actor and takes what bundle 0 has."""
-    first = all_bundles[0]
+    first = bundles(pool)[0]
     resources = {name: amount for name, amount in first.items() if name.startswith(SIMULATED_PREFIX)}
-    return {"num_cpus": first.get(CPU, 0), "num_gpus": first.get(GPU, 0), "resources": resources}
+    bundle = {"num_cpus": first.get(CPU, 0), "num_gpus": first.get(GPU, 0), "resources": resources}
+    return bundle | ray_options(pool)
 
 
 def _check_model(field: str, model: ServedModelConfig) -> None:

@@ -104,6 +104,8 @@ class PoolConfig(Section):
         accelerator: `CPU`, or the type that Ray names, such as `AMD-Instinct-MI355X-OAM`, or `GPU` for any. With
             simulated engines, that of a profile: `MI355X`, which then goes by the name `simulated-MI355X`.
         tp: ranks of a replica, one accelerator each.
+        shares_memory: ranks sum through memory that they share, where they can; on GPUs (NVIDIA's only) only what
+            is small, and each rank sees all GPUs of its node. False goes without.
         cores_per_rank: CPU cores that each rank is pinned to in a CPU pool.
         num_replicas: how many to start with; None fills the nodes that are there. With simulated engines, the
             simulated nodes, each of which serves with all its accelerators.
@@ -111,6 +113,7 @@ class PoolConfig(Section):
 
     accelerator: str = "CPU"
     tp: PositiveInt = 1
+    shares_memory: bool = True
     cores_per_rank: PositiveInt = 1
     num_replicas: PositiveInt | None = None
 

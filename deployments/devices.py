@@ -6,17 +6,21 @@ the id to a torch device, and everything else is refused:
     Ray set the variable          HIP_VISIBLE_DEVICES=5      the process sees one device      cuda:0
     Ray was told not to (NOSET)   nothing, or the node's     the process sees all of them     cuda:<place of id 5>
 
+Ranks of a replica on NVIDIA's GPUs go the second way, as they read each other's memory (see symmetric_memory.py).
 HIP reads its variables once, when torch is imported, so `plan_device` runs before that and `prove_device` after.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..models.errors import DeviceError
+from .config import PoolConfig
 from .placement import CPU
 
 VISIBILITY_VARIABLES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 ROCR_VARIABLE = "ROCR_VISIBLE_DEVICES"
+_HIDE_NOTHING = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,12 @@ class ProvenDevice:
     name: str
     architecture: str = ""
     unique_id: str = ""
+
+
+def ray_options(pool: PoolConfig) -> dict[str, Any]:
+    """What Ray must be told of the actor of a rank of this pool, besides its bundle. HIP's variable stays Ray's."""
+    reads_others = pool.shares_memory and pool.tp > 1 and pool.accelerator != CPU
+    return {"runtime_env": {"env_vars": dict(_HIDE_NOTHING)}} if reads_others else {}
 
 
 def visibility(environment: Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,15 @@ from ..models.engine.settings import EngineSettings
 from ..models.errors import EngineError, NfoldError
 from .config import PoolConfig
 from .cores import CORES_LABEL, CoreLease, lease_cores, node_cores, pin_process
-from .devices import AssignedDevice, ProvenDevice, check_distinct, inspect_device, plan_device, visibility
+from .devices import (
+    AssignedDevice,
+    ProvenDevice,
+    check_distinct,
+    inspect_device,
+    plan_device,
+    ray_options,
+    visibility,
+)
 from .placement import CPU, bundles
 
 if TYPE_CHECKING:  # torch must not be imported before the device is proven
@@ -83,7 +91,7 @@ def load_rank(
     device = torch.device(prepared.device.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    tp = TpGroup.connect(rank, pool.tp, init_method, device, GROUP_TIMEOUT_S)
+    tp = TpGroup.connect(rank, pool.tp, init_method, device, GROUP_TIMEOUT_S, shares_memory=pool.shares_memory)
     try:
         return NativeEngine.load(settings, tp, device)
     except BaseException:
@@ -114,6 +122,7 @@ class RankActor:
         try:
             follow(engine)
         finally:
+            engine.close()
             engine.tp.close()
 
 
@@ -129,6 +138,7 @@ class OtherRanks:
                 num_gpus=bundle.get("GPU", 0),
                 max_concurrency=1,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
+                **ray_options(pool),
             ).remote(rank, pool)
             for rank, bundle in enumerate(bundles(pool))
             if rank > 0

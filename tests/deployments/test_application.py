@@ -1,8 +1,8 @@
 """What a service is made of, before anything starts."""
 
 import pytest
-from nfold.deployments.application import build_application, plan_service
-from nfold.deployments.config import HttpConfig, ServedModelConfig, ServiceConfig
+from nfold.deployments.application import build_application, plan_service, rank_0_options
+from nfold.deployments.config import HttpConfig, PoolConfig, ServedModelConfig, ServiceConfig
 from nfold.deployments.gateway import GATEWAYS
 from nfold.deployments.placement import NodeResources
 
@@ -21,3 +21,11 @@ def test_each_machine_has_its_gateways(machines: list[str], everywhere: bool, pe
     gateways = build_application(config, plan)._bound_deployment
     assert (gateways.name, gateways.num_replicas) == (GATEWAYS, plan.num_gateways)
     assert gateways._replica_config.max_replicas_per_node == per_machine
+
+
+def test_rank_0_takes_the_first_bundle_and_sees_what_its_replica_needs() -> None:
+    assert rank_0_options(PoolConfig(tp=2, cores_per_rank=3)) == {"num_cpus": 3, "num_gpus": 0, "resources": {}}
+    assert rank_0_options(PoolConfig(accelerator="GPU")) == {"num_cpus": 0, "num_gpus": 1, "resources": {}}
+    together = rank_0_options(PoolConfig(accelerator="GPU", tp=2))
+    assert together["num_gpus"] == 1
+    assert "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES" in together["runtime_env"]["env_vars"]

@@ -1,6 +1,7 @@
 """The table of what Ray assigned, what the variables hide, and what torch counts."""
 
 import pytest
+from nfold.deployments.config import PoolConfig
 from nfold.deployments.devices import (
     AssignedDevice,
     ProvenDevice,
@@ -8,9 +9,11 @@ from nfold.deployments.devices import (
     inspect_device,
     plan_device,
     prove_device,
+    ray_options,
     visibility,
 )
 from nfold.models.errors import DeviceError
+from ray._private.accelerators.nvidia_gpu import NOSET_CUDA_VISIBLE_DEVICES_ENV_VAR
 
 MI355X = "AMD-Instinct-MI355X-OAM"
 
@@ -86,3 +89,14 @@ def test_two_ranks_on_one_device_are_refused() -> None:
 def test_visibility_keeps_only_its_variables() -> None:
     environment = {"PATH": "/bin", "ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}
     assert visibility(environment) == {"HIP_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "1"}
+
+
+def test_only_ranks_that_read_each_others_memory_see_all_gpus() -> None:
+    for pool in (
+        PoolConfig(tp=2),
+        PoolConfig(accelerator="H200"),
+        PoolConfig(accelerator="H200", tp=2, shares_memory=False),
+    ):
+        assert ray_options(pool) == {}
+    options = ray_options(PoolConfig(accelerator="H200", tp=2))
+    assert options == {"runtime_env": {"env_vars": {NOSET_CUDA_VISIBLE_DEVICES_ENV_VAR: "1"}}}

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 import ray
 from nfold.deployments.config import PoolConfig
-from nfold.deployments.devices import AssignedDevice, plan_device, visibility
+from nfold.deployments.devices import AssignedDevice, plan_device, ray_options, visibility
 from nfold.deployments.nodes import alive_nodes
 from nfold.deployments.placement import PLACEMENT_STRATEGY, bundles
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
@@ -36,15 +36,15 @@ class CheckOnly:
         return {"ids": ids, "environment": environment, "node": context.get_node_id()} | asdict(planned)
 
 
-def views(tp: int, environment: dict[str, str]) -> list[dict[str, Any]]:
-    """Each rank's view of a replica with `tp` ranks."""
+def views(tp: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each rank's view of a replica with `tp` ranks, whose actors have these options of Ray."""
     group = placement_group(bundles(PoolConfig(accelerator=MI355X, tp=tp)), PLACEMENT_STRATEGY)
     ray.get(group.ready(), timeout=TIMEOUT_S)
     assert len(placement_group_table(group)["bundles_to_node_id"]) == tp
     actors = [
         CheckOnly.options(
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
-            runtime_env={"env_vars": environment},
+            **options,
         ).remote()
         for rank in range(tp)
     ]
@@ -58,8 +58,10 @@ def main() -> None:
     with local_ray(nodes, environment={"PYTHONPATH": str(Path(__file__).parent)}):
         report = {
             "nodes": [asdict(node) for node in alive_nodes()],
-            "hidden": views(2, {}),
-            "not_hidden": views(3, {"RAY_EXPERIMENTAL_NOSET_HIP_VISIBLE_DEVICES": "1"}),
+            "hidden": views(2, ray_options(PoolConfig(accelerator=MI355X, tp=2))),
+            "not_hidden": views(
+                3, {"runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_HIP_VISIBLE_DEVICES": "1"}}}
+            ),
         }
     print(json.dumps(report))
 
