@@ -1,38 +1,45 @@
 """What an engine costs before its first request: memory per rank against what was configured, and time to load
 against reading the checkpoint's file twice.
 
-    python benchmarks/startup.py [--tp 1] [--tp 2] [--quantization fp8] [--kv-cache-dtype fp8] [--repeats 5]
-                                 [--cold]
+    python benchmarks/startup.py [--tp 1] [--tp 2] [--stored fp8] [--quantization fp8] [--kv-cache-dtype fp8]
+                                 [--repeats 5] [--cold]
 
-The model is the `small` Llama of the engine benchmarks, bf16, from a fixed seed. Loading is timed with a small KV
-cache, so that the time is that of the weights. Reading is one plain read of the whole file into new memory of
-ordinary pages, by rank 0, in the same process as loading and just before it, while other ranks sleep. For both the
-file is in the page cache, and memory is such as was in use a moment before: a virtual machine's host may have taken
-away what is free, large pieces first, and giving it back takes longer than either side (`--cold` leaves that in).
-Resident bytes are what the engine adds to a process that has already had another engine, when all of a KV cache of
-the default size is written. The last line is JSON.
+The model is the `small` Llama of the engine benchmarks, bf16, from a fixed seed. With `--stored fp8` the checkpoint
+holds its linear layers in FP8, with a scale per output; `--quantization fp8` rounds them while they are loaded.
+Loading is timed with a small KV cache, so that the time is that of the weights. Reading is one plain read of the
+whole file into new memory of ordinary pages, by rank 0, in the same process as loading and just before it, while
+other ranks sleep. For both the file is in the page cache, and memory is such as was in use a moment before: a
+virtual machine's host may have taken away what is free, large pieces first, and giving it back takes longer than
+either side (`--cold` leaves that in). Resident bytes are what the engine adds to a process that has already had
+another engine, when all of a KV cache of the default size is written. The last line is JSON.
 """
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import torch
+from nfold.kernels.reference import fp8
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from workload import SMALL, make_checkpoint
 
+FILE = "model.safetensors"
 MAX_SHARE = 1.1
 MAX_READS = 2.0
 SMALL_CACHE_BYTES = 16 << 20
-BYTES_PER_WEIGHT = 2
 TIMEOUT_S = 300.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tp", type=int, action="append", help="ranks; default: 1; repeatable")
+    parser.add_argument("--stored", choices=("bf16", "fp8"), default="bf16", help="linear layers in the checkpoint")
     parser.add_argument("--quantization", choices=("auto", "fp8", "mxfp4"), default="auto")
     parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), default="auto")
     parser.add_argument("--repeats", type=int, default=5)
@@ -40,16 +47,37 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = make_checkpoint(Path(directory) / "small", SMALL, "bfloat16")
-        file = checkpoint / "model.safetensors"
-        weight_bytes = file.stat().st_size
-        print(f"small Llama, bf16, {weight_bytes / 1e6:.0f} MB; a KV cache of the default size on each rank")
+        if args.stored == "fp8":
+            store_as_fp8(checkpoint)
+        weight_bytes = (checkpoint / FILE).stat().st_size
+        print(
+            f"small Llama, {args.stored}, {weight_bytes / 1e6:.0f} MB; a KV cache of the default size on each rank"
+        )
         figures = {f"tp{size}": measure(size, checkpoint, args) for size in args.tp or [1]}
     print(json.dumps({"weight_bytes": weight_bytes, **figures}))
 
 
+def store_as_fp8(checkpoint: Path) -> None:
+    """Rounds the checkpoint's linear layers, as published FP8 checkpoints have them."""
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(checkpoint / FILE).items():
+        if is_linear(name):
+            stored[name], stored[f"{name}_scale"] = fp8.quantize_rows(tensor, torch.float8_e4m3fn)
+        else:
+            stored[name] = tensor
+    save_file(stored, checkpoint / FILE, metadata={"format": "pt"})
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+
+
+def is_linear(name: str) -> bool:
+    return name.endswith("_proj.weight")
+
+
 def measure(size: int, checkpoint: Path, args: argparse.Namespace) -> dict[str, object]:
     """Medians. Memory is that of ranks that have not read the file besides."""
-    file = checkpoint / "model.safetensors"
+    is_fp8 = "fp8" in (args.stored, args.quantization)
     runs: list[list[dict[str, float]]] = []
     timed: list[list[dict[str, float]]] = []
     for _ in range(args.repeats):
@@ -58,7 +86,8 @@ def measure(size: int, checkpoint: Path, args: argparse.Namespace) -> dict[str, 
     load_s = statistics.median(max(rank["load_s"] for rank in ranks) for ranks in timed)
     once_s = statistics.median(ranks[0]["read_s"] for ranks in timed)
     share = statistics.median(
-        max(rank["resident_bytes"] / configured(file, size, rank) for rank in ranks) for ranks in runs
+        max(rank["resident_bytes"] / configured(checkpoint, size, rank, is_fp8=is_fp8) for rank in ranks)
+        for ranks in runs
     )
     peak = statistics.median(max(rank["peak_bytes"] for rank in ranks) for ranks in runs)
     print(
@@ -76,9 +105,18 @@ def measure(size: int, checkpoint: Path, args: argparse.Namespace) -> dict[str, 
     }
 
 
-def configured(file: Path, size: int, rank: dict[str, float]) -> float:
-    """On CPU quantised weights are held as what is not quantised: bf16, or float32 where that is emulated."""
-    return file.stat().st_size / BYTES_PER_WEIGHT * rank["bytes_per_weight"] / size + rank["kv_cache_bytes"]
+def configured(checkpoint: Path, size: int, rank: dict[str, float], *, is_fp8: bool) -> float:
+    """What the rank should take. FP8 numbers are bytes; all others, MXFP4 on CPU too, are bf16, or float32 where
+    that is emulated."""
+    weight_bytes = 0.0
+    with safe_open(checkpoint / FILE, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            shape = tensors.get_slice(name).get_shape()
+            if is_fp8 and is_linear(name):
+                weight_bytes += math.prod(shape) + 4 * shape[0]
+            elif not name.endswith("_scale"):
+                weight_bytes += math.prod(shape) * rank["bytes_per_weight"]
+    return weight_bytes / size + rank["kv_cache_bytes"]
 
 
 def run_ranks(size: int, checkpoint: Path, args: argparse.Namespace, *, is_timed: bool) -> list[dict[str, float]]:

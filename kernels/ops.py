@@ -119,8 +119,10 @@ def add_rms_norm(
 
 def quantize_rows(x_RI: torch.Tensor, fp8: torch.dtype) -> Fp8Rows:
     """x in FP8 numbers with a scale per row: each row's largest becomes the type's largest."""
-    gpu = _triton(x_RI)
-    numbers_RI, scale_R1 = (gpu or _fp8).quantize_rows(x_RI, fp8)
+    if (do := _compiled(x_RI)) and fp8 == torch.float8_e4m3fn:
+        numbers_RI, scale_R1 = _avx512.quantize_rows(do, x_RI)
+    else:
+        numbers_RI, scale_R1 = (_triton(x_RI) or _fp8).quantize_rows(x_RI, fp8)
     return Fp8Rows(numbers_RI, scale_R1, x_RI.dtype)
 
 

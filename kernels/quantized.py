@@ -5,23 +5,25 @@
 | gfx950                 | `torch._scaled_mm`, a scale per row          | unpacked for each product; as it is     |
 |                        |                                              | where inputs are to be MXFP4 too        |
 | gfx942, Hopper         | the same                                     | unpacked for each product               |
-| CPU with AVX-512       | numbers kept as bfloat16, which is exact     | unpacked once                           |
+| CPU with AVX-512       | a byte each, which the product widens to     | unpacked once                           |
+|  (BF16 and VBMI)       | bfloat16, exactly                            |                                         |
 | others                 | the reference                                | CPU: unpacked once; GPU: as above       |
 
-A CPU therefore saves no memory and no time: it is there to compute what accelerators compute.
+A CPU therefore saves no memory and no time by MXFP4: it is there to compute what accelerators compute.
 
 Legend: T tokens, I inputs, O outputs, G groups of 32 inputs.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch.nn.functional import ScalingType, SwizzleType
 
-from .avx512.linear import PanelLinear
+from .avx512.fp8_linear import Fp8Panels as Fp8Panels
+from .avx512.linear import PANEL
 from .ops import Fp8Rows, PackedWeight, Rows, pack_weight, quantize_rows
 from .reference import fp8, mxfp4
 
@@ -39,10 +41,18 @@ def fp8_dtype(device: torch.device) -> torch.dtype:
 
 def pack_fp8(weight_OI: torch.Tensor, scale_O: torch.Tensor) -> PackedWeight:
     """`weight_OI` e4m3 of OCP, `scale_O` float32. Neither is used afterwards."""
-    for packed in (ScaledProduct, PanelFp8):
-        if packed.takes(weight_OI):
-            return packed(weight_OI, scale_O)
+    if ScaledProduct.takes(weight_OI):
+        return ScaledProduct(weight_OI, scale_O)
+    if Fp8Panels.takes(weight_OI.device):
+        return PanelFp8.of(weight_OI, scale_O)
     return ReferenceFp8(weight_OI, scale_O)
+
+
+def empty_fp8(num_outputs: int, num_inputs: int, firsts: Sequence[int], device: torch.device) -> Fp8Panels | None:
+    """What `PanelFp8` takes, to be filled part by part, from outputs `firsts` on; None where `pack_fp8` must do."""
+    if any(first % PANEL for first in firsts) or not Fp8Panels.takes(device):
+        return None
+    return Fp8Panels(num_outputs, num_inputs)
 
 
 def pack_mxfp4(
@@ -102,24 +112,26 @@ class ScaledProduct(_Product):
 
 
 class PanelFp8(_Product):
-    """FP8 on CPU: the reference's numbers, added in float32 by the compiled product, in an order of its own."""
+    """FP8 on CPU: the reference's numbers, held as they are and added in float32 by the compiled product, in an
+    order of its own."""
 
-    def __init__(self, weight_OI: torch.Tensor, scale_O: torch.Tensor) -> None:
-        self.input_fp8 = self._dtype = weight_OI.dtype
-        self._product = PanelLinear(fp8.decode(weight_OI, torch.bfloat16))
-        self._scale_O = scale_O
+    input_fp8 = torch.float8_e4m3fn
 
-    @staticmethod
-    def takes(weight_OI: torch.Tensor) -> bool:
-        return PanelLinear.takes(torch.empty(0, weight_OI.shape[1], dtype=torch.bfloat16, device=weight_OI.device))
+    def __init__(self, panels: Fp8Panels) -> None:
+        self._panels = panels
+
+    @classmethod
+    def of(cls, weight_OI: torch.Tensor, scale_O: torch.Tensor) -> "PanelFp8":
+        panels = Fp8Panels(*weight_OI.shape)
+        panels.put(0, weight_OI)
+        panels.scale_O.copy_(scale_O)
+        return cls(panels)
 
     def __call__(
         self, x_TI: Rows, bias_O: torch.Tensor | None, out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        x = as_fp8(x_TI, self._dtype)
-        y_TO = self._product(fp8.decode(x.numbers_RI, torch.bfloat16), None, torch.float32)
-        y_TO.mul_(x.scale_R1).mul_(self._scale_O)
-        return (y_TO if bias_O is None else y_TO.add_(bias_O)).to(out_dtype or x.dtype)
+        x = as_fp8(x_TI, self._panels.dtype)
+        return self._panels.multiply(x, bias_O, out_dtype or x.dtype)
 
 
 class ReferenceFp8(_Product):

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _SOURCES = Path(__file__).parent
 _NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "fma")
 _BFLOAT16 = "avx512_bf16"
+_BYTE_TABLES = "avx512vbmi"
 _COMPILERS = ("g++", "clang++")
 _COMPILE_TIMEOUT_S = 300
 
@@ -27,9 +28,10 @@ _COMPILE_TIMEOUT_S = 300
 class Library:
     """The compiled functions, with their argument types."""
 
-    def __init__(self, path: Path, *, has_bfloat16: bool, has_amx: bool) -> None:
+    def __init__(self, path: Path, *, has_bfloat16: bool, has_byte_tables: bool, has_amx: bool) -> None:
         self._functions = ctypes.CDLL(str(path))
         self.has_bfloat16 = has_bfloat16
+        self.has_byte_tables = has_byte_tables
         self.has_amx = has_amx
 
     def function(
@@ -55,23 +57,28 @@ def load() -> Library | None:
     if compiler is None:
         _log.warning("CPU kernels: torch's, which are slower: none of %s is installed", ", ".join(_COMPILERS))
         return None
-    has_bfloat16 = _BFLOAT16 in flags
+    has_bfloat16, has_byte_tables = _BFLOAT16 in flags, _BYTE_TABLES in flags
+    folder = Path.home() / ".cache" / "nfold" / "kernels"
     try:
-        path = build(compiler, Path.home() / ".cache" / "nfold" / "kernels", has_bfloat16=has_bfloat16)
-        return Library(path, has_bfloat16=has_bfloat16, has_amx="amx_bf16" in flags)
+        path = build(compiler, folder, has_bfloat16=has_bfloat16, has_byte_tables=has_byte_tables)
+        return Library(
+            path, has_bfloat16=has_bfloat16, has_byte_tables=has_byte_tables, has_amx="amx_bf16" in flags
+        )
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or error
         _log.warning("CPU kernels: torch's, which are slower: %s cannot build ours: %s", compiler, said)
         return None
 
 
-def build(compiler: str, folder: Path, *, has_bfloat16: bool) -> Path:
+def build(compiler: str, folder: Path, *, has_bfloat16: bool, has_byte_tables: bool) -> Path:
     """Compile into `folder` unless it is there already: some seconds. OSError, SubprocessError."""
-    sources = sorted(_SOURCES.glob("*.cpp"))
+    sources, headers = (sorted(_SOURCES.glob(pattern)) for pattern in ("*.cpp", "*.h"))
     options = ["-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w", "-mtune=native", "-mfma"]
-    options += [f"-m{flag}" for flag in (*_NEEDED[:-1], *(["avx512bf16"] if has_bfloat16 else []))]
+    options += [f"-m{flag}" for flag in _NEEDED[:-1]]
+    options += ["-mavx512bf16"] if has_bfloat16 else []
+    options += ["-mavx512vbmi"] if has_byte_tables else []
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    recipe = "\0".join([version, *options, *(p.read_text() for p in (_SOURCES / "simd.h", *sources))])
+    recipe = "\0".join([version, *options, *(p.read_text() for p in (*headers, *sources))])
     path = folder / f"avx512-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:  # one of the ranks that start together

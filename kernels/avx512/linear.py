@@ -65,8 +65,31 @@ def products(dtype: torch.dtype) -> Products | None:
     return None
 
 
-class PanelLinear:
-    """A weight [O, I] in panels of 64 outputs (see linear.cpp). The weight that it was made of may go."""
+class Panels:
+    """The memory of a weight [O, I] in panels of 64 outputs (see linear.cpp), filled by `put`."""
+
+    def __init__(
+        self, num_outputs: int, num_inputs: int, dtype: torch.dtype, pack: "ctypes._NamedFuncPointer"
+    ) -> None:
+        """`pack` is the library's function for this type, whose rows must be whole units."""
+        self.num_outputs, self.num_inputs, self.dtype = num_outputs, num_inputs, dtype
+        self.num_units = num_inputs * dtype.itemsize // _UNIT_BYTES
+        num_panels = -(-num_outputs // PANEL)
+        self.packed = huge_pages(num_panels * self.num_units * PANEL)
+        self._pack = pack
+
+    def put(self, first: int, weight_OI: torch.Tensor) -> None:
+        """Outputs from `first` on, where a panel begins; they fill panels whole, or end with the weight."""
+        num_outputs, stop = len(weight_OI), first + len(weight_OI)
+        assert first % PANEL == 0
+        assert num_outputs % PANEL == 0 or stop == self.num_outputs
+        weight_OI = weight_OI.to(self.dtype).contiguous()
+        panels = self.packed[first * self.num_units :]
+        self._pack(weight_OI.data_ptr(), self.num_units, num_outputs, panels.data_ptr(), torch.get_num_threads())
+
+
+class PanelLinear(Panels):
+    """A weight [O, I] in panels. The weight that it was made of may go."""
 
     reads_rows = True
     input_fp8: torch.dtype | None = None
@@ -87,21 +110,7 @@ class PanelLinear:
         do = products(dtype)
         assert do is not None, "see takes"
         self._do = do
-        self.num_outputs, self.num_inputs, self.dtype = num_outputs, num_inputs, dtype
-        self._num_units = num_inputs * dtype.itemsize // _UNIT_BYTES
-        num_panels = -(-num_outputs // PANEL)
-        self.packed = huge_pages(num_panels * self._num_units * PANEL)
-
-    def put(self, first: int, weight_OI: torch.Tensor) -> None:
-        """Outputs from `first` on, where a panel begins; they fill panels whole, or end with the weight."""
-        num_outputs, stop = len(weight_OI), first + len(weight_OI)
-        assert first % PANEL == 0
-        assert num_outputs % PANEL == 0 or stop == self.num_outputs
-        weight_OI = weight_OI.to(self.dtype).contiguous()
-        panels = self.packed[first * self._num_units :]
-        self._do.pack(
-            weight_OI.data_ptr(), self._num_units, num_outputs, panels.data_ptr(), torch.get_num_threads()
-        )
+        super().__init__(num_outputs, num_inputs, dtype, do.pack)
 
     @staticmethod
     def takes(weight_OI: torch.Tensor) -> bool:
@@ -144,7 +153,7 @@ class PanelLinear:
         x_NI = torch.empty(len(ids_N), self.num_inputs, dtype=self.dtype)
         self._do.unpack_rows(
             self.packed.data_ptr(),
-            self._num_units,
+            self.num_units,
             ids_N.contiguous().data_ptr(),
             len(ids_N),
             x_NI.data_ptr(),

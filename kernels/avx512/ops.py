@@ -1,7 +1,7 @@
 """The compiled ops as functions of tensors, with the contracts of `kernels/ops.py`; float32 and bfloat16 on CPU.
 
 Legend: T tokens, D hidden size, H query heads, K key heads, X = H + 2 K heads side by side, d head size,
-I intermediate size, N blocks of the cache, b tokens per block, R rows, V vocabulary, O outputs.
+I intermediate size or inputs, N blocks of the cache, b tokens per block, R rows, V vocabulary, O outputs.
 """
 
 import ctypes
@@ -21,6 +21,7 @@ class Functions:
 
     def __init__(self, compiled: library.Library, name: str) -> None:
         self.rms_norm = compiled.function(f"nfold_rms_norm_{name}", _P, _P, _P, _F, _P, _I, _I, _N)
+        self.quantize_rows = compiled.function(f"nfold_quantize_rows_{name}", _P, _I, _I, _P, _P, _N)
         self.silu_and_mul = compiled.function(f"nfold_silu_and_mul_{name}", _P, _P, _I, _I, _N)
         self.rotary_and_write_kv = compiled.function(
             f"nfold_rotary_and_write_kv_{name}", _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _N
@@ -50,6 +51,15 @@ def rms_norm(
     threads = torch.get_num_threads()
     do.rms_norm(x_TD.data_ptr(), residual, weight_D.data_ptr(), eps, y_TD.data_ptr(), T, D, threads)
     return y_TD
+
+
+def quantize_rows(do: Functions, x_RI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """To e4m3 of OCP."""
+    x_RI = x_RI.contiguous()
+    R, I = x_RI.shape  # noqa: E741
+    numbers_RI, scale_R1 = torch.empty(R, I, dtype=torch.float8_e4m3fn), torch.empty(R, 1)
+    do.quantize_rows(x_RI.data_ptr(), R, I, numbers_RI.data_ptr(), scale_R1.data_ptr(), torch.get_num_threads())
+    return numbers_RI, scale_R1
 
 
 def silu_and_mul(do: Functions, x_T2I: torch.Tensor) -> torch.Tensor:

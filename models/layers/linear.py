@@ -50,7 +50,13 @@ class Linear:
                 self.weight_OI = torch.zeros(num_outputs, num_inputs, dtype=dtype, device=device)
         else:
             self._quantized = quantized_weight(
-                format, num_outputs, num_inputs, asked_by, dtype=dtype, device=device
+                format,
+                num_outputs,
+                num_inputs,
+                asked_by,
+                first_outputs=first_outputs or (),
+                dtype=dtype,
+                device=device,
             )
 
     @property

@@ -6,8 +6,9 @@ rank alone would: scales go by output, or by 32 inputs that no split may cut.
 Legend: O outputs and I inputs of this rank, G groups of 32 inputs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -55,37 +56,58 @@ def quantized_weight(
     num_inputs: int,
     asked_by: str,
     *,
+    first_outputs: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
 ) -> QuantizedWeight:
-    """`dtype` is that of the inputs; `asked_by` says in errors why the checkpoint must hold what is missing."""
+    """`dtype` is that of the inputs; `first_outputs` are those of the parts that come one by one; `asked_by` says
+    in errors why the checkpoint must hold what is missing."""
     if format.scheme == "fp8":
-        return Fp8Weight(format.is_stored, num_outputs, num_inputs, asked_by, device)
+        return Fp8Weight(format.is_stored, num_outputs, num_inputs, asked_by, first_outputs, device)
     return Mxfp4Weight(format, num_outputs, num_inputs, asked_by, dtype, device)
 
 
 class Fp8Weight:
-    """e4m3 with a scale per output; one scale for a whole tensor becomes that of each of its outputs."""
+    """e4m3 with a scale per output; one scale for a whole tensor becomes that of each of its outputs. Packed while
+    it is loaded, where that can be."""
 
     def __init__(
-        self, is_stored: bool, num_outputs: int, num_inputs: int, asked_by: str, device: torch.device
+        self,
+        is_stored: bool,
+        num_outputs: int,
+        num_inputs: int,
+        asked_by: str,
+        first_outputs: Sequence[int],
+        device: torch.device,
     ) -> None:
         self._is_stored = is_stored
         self._asked_by = asked_by
-        self._weight_OI = torch.zeros(num_outputs, num_inputs, dtype=torch.float8_e4m3fn, device=device)
-        self._scale_O = torch.ones(num_outputs, device=device)
+        self._panels = quantized.empty_fp8(num_outputs, num_inputs, first_outputs, device)
+        rows = num_outputs if self._panels is None else 0
+        self._weight_OI = torch.zeros(rows, num_inputs, dtype=torch.float8_e4m3fn, device=device)
+        self._scale_O = torch.ones(rows, device=device) if self._panels is None else self._panels.scale_O
 
     def slots(self, share: Share) -> Iterator[Slot]:
         start, stop = share.outputs.start, share.outputs.stop
+        name, asked_by = f"{share.name}.weight", self._asked_by
+        memory = None if self._panels is None else self._panels.packed
         if not self._is_stored:
             # An output's scale comes from all of its inputs, so all of them are read.
-            yield Slot(f"{share.name}.weight", share.shape, lambda x_OI: self._round(x_OI, share), 0, start, stop)
+            yield Slot(name, share.shape, partial(self._round, share), 0, start, stop, memory=memory)
             return
-        name, asked_by = f"{share.name}.weight", self._asked_by
-        destination = self._weight_OI[share.rows]
-        split_inputs = share.inputs != slice(0, share.shape[1])
-        dim, first = (1, share.inputs.start) if split_inputs else (0, start)
-        yield Slot.copy(name, share.shape, destination, dim, first, ("F8_E4M3",), asked_by)
+        is_split = share.inputs != slice(0, share.shape[1])
+        dim, taken = (1, share.inputs) if is_split else (0, share.outputs)
+        yield Slot(
+            name,
+            share.shape,
+            partial(self._put, share.rows.start),
+            dim,
+            taken.start,
+            taken.stop,
+            ("F8_E4M3",),
+            asked_by=asked_by,
+            memory=memory,
+        )
         yield Slot(
             f"{share.name}.weight_scale",
             share.shape[:1],
@@ -98,16 +120,26 @@ class Fp8Weight:
         )
 
     def pack(self) -> ops.PackedWeight:
+        if self._panels is not None:
+            return quantized.PanelFp8(self._panels)
         return quantized.pack_fp8(self._weight_OI, self._scale_O)
 
-    def _round(self, x_OI: torch.Tensor, share: Share) -> None:
-        weight_OI, scale_O = self._weight_OI[share.rows], self._scale_O[share.rows]
-        rows = max(1, _CHUNK_ELEMENTS // x_OI.shape[1])
+    def _put(self, first: int, numbers_OI: torch.Tensor) -> None:
+        if self._panels is not None:
+            self._panels.put(first, numbers_OI)
+        else:
+            self._weight_OI[first : first + len(numbers_OI)] = numbers_OI
+
+    def _round(self, share: Share, x_OI: torch.Tensor) -> None:
+        rows = max(1, _CHUNK_ELEMENTS // x_OI.shape[1] // ops.PANEL) * ops.PANEL
         for start in range(0, len(x_OI), rows):
-            some = slice(start, start + rows)
-            numbers, scale = fp8.quantize_rows(x_OI[some].to(weight_OI.device), weight_OI.dtype)
-            weight_OI[some] = numbers[:, share.inputs]
-            scale_O[some] = scale[:, 0]
+            some = x_OI[start : start + rows].to(self._scale_O.device)
+            # GPU kernels are for the type that the GPU computes with, which may be another one.
+            quantize = ops.quantize_rows if some.device.type == "cpu" else fp8.quantize_rows
+            numbers, scale = quantize(some, torch.float8_e4m3fn)[:2]
+            first = share.rows.start + start
+            self._put(first, numbers[:, share.inputs])
+            self._scale_O[first : first + len(some)] = scale[:, 0]
 
 
 class Mxfp4Weight:

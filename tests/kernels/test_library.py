@@ -24,17 +24,23 @@ def fake_compiler(folder: Path, script: str) -> str:
 def test_it_is_compiled_once(tmp_path: Path) -> None:
     counting = 'test "$1" = --version && echo 1 && exit; echo x >> "$0.calls"; for last; do :; done; echo > "$last"'
     compiler = fake_compiler(tmp_path, counting)
-    first, second = (library.build(compiler, tmp_path / "cache", has_bfloat16=True) for _ in range(2))
+    first, second = (
+        library.build(compiler, tmp_path / "cache", has_bfloat16=True, has_byte_tables=True) for _ in range(2)
+    )
     assert first == second
     assert first.exists()
     assert Path(f"{compiler}.calls").read_text() == "x\n"
-    assert library.build(compiler, tmp_path / "cache", has_bfloat16=False) != first
+    for flags in (
+        {"has_bfloat16": False, "has_byte_tables": True},
+        {"has_bfloat16": True, "has_byte_tables": False},
+    ):
+        assert library.build(compiler, tmp_path / "cache", **flags) != first
 
 
 def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path) -> None:
     compiler = fake_compiler(tmp_path, 'test "$1" = --version || { echo no such option >&2; exit 1; }')
     with pytest.raises(subprocess.CalledProcessError):
-        library.build(compiler, tmp_path / "cache", has_bfloat16=True)
+        library.build(compiler, tmp_path / "cache", has_bfloat16=True, has_byte_tables=True)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
 
 

@@ -10,6 +10,7 @@ import pytest
 import tiny_models
 import torch
 import tp_ranks
+from nfold.kernels.ops import Fp8Rows
 from nfold.kernels.reference import mxfp4
 from nfold.models.config import ModelConfig
 from nfold.models.errors import CheckpointError, ConfigError
@@ -73,7 +74,7 @@ def test_rounding_what_was_rounded_changes_nothing(form: Form, plain: Path, tmp_
 
 
 def loaded_numbers(model: LlamaForCausalLM) -> list[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """(numbers, scales) of each layer's matrices."""
+    """(numbers, scales) of each layer's matrices; FP8 numbers as the values that they stand for."""
     return [
         {
             "qkv": numbers_of(layer._attention.first._quantized),
@@ -87,14 +88,18 @@ def loaded_numbers(model: LlamaForCausalLM) -> list[dict[str, tuple[torch.Tensor
 
 def numbers_of(weight: object) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(weight, Fp8Weight):
-        return weight._weight_OI.view(torch.uint8), weight._scale_O
+        return values_of(weight), weight._scale_O
     assert isinstance(weight, Mxfp4Weight)
     return weight._codes, weight._scale_OG
 
 
 def values_of(weight: object) -> torch.Tensor:
     if isinstance(weight, Fp8Weight):
-        return weight._weight_OI.float() * weight._scale_O[:, None]
+        if weight._panels is None:
+            return weight._weight_OI.float() * weight._scale_O[:, None]
+        num_inputs = weight._panels.num_inputs
+        one = Fp8Rows(torch.eye(num_inputs).to(torch.float8_e4m3fn), torch.ones(num_inputs, 1), torch.float32)
+        return weight._panels.multiply(one, None, torch.float32).T
     assert isinstance(weight, Mxfp4Weight)
     return mxfp4.dequantize(weight._codes, weight._scale_OG, torch.float32)
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import pytest
-from nfold.kernels.avx512 import library, linear, ops
+from nfold.kernels.avx512 import fp8_linear, library, linear, ops
 
 Implementation = Literal["compiled", "torch"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("compiled", "torch")
@@ -14,7 +14,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = ("compiled", "torch")
 @contextmanager
 def kernels(implementation: Implementation) -> Generator[None]:
     """The compiled ops, or those that machines without AVX-512 or without a compiler have."""
-    caches = (linear.products, ops.functions, ops._argmax)
+    caches = (linear.products, fp8_linear.fp8_products, ops.functions, ops._argmax)
     with pytest.MonkeyPatch.context() as patch:
         if implementation == "torch":
             patch.setattr(library, "load", lambda: None)
