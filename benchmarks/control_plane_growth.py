@@ -3,7 +3,7 @@
 import argparse
 
 from control_plane_fleet import fleet_config, num_cores, start_fleet
-from control_plane_report import Goal, print_goals
+from control_plane_report import Goal, cores_by_part, print_goals, told_cores
 from control_plane_runs import Times, saturate, window_figures
 from control_plane_scenarios import ACCELERATOR, print_cpu, singles_tokens_per_s
 from nfold.cluster.service import Progress
@@ -46,13 +46,12 @@ def growth(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
         )
         print_cpu(figures)
         progress(f"{size} accelerators: {window.tokens_per_s:,.0f} tokens/s, {share:.1%} of linear")
-        parts = {"engine hosts": "engine_cores", "router": "router_cores", "Ray and gateways": "other_cores"}
-        cores = {part: figures[key] or 0.0 for part, key in parts.items()}
-        if sum(cores.values()) > FULL_SHARE * num_cores():
-            told = ", ".join(f"{part} {value:.2f}" for part, value in cores.items())
+        cores = cores_by_part(figures)
+        own = sum(cores.values())
+        if own > FULL_SHARE * num_cores():
             stopped = (
-                f"stopped after {size} accelerators: they take {sum(cores.values()):.2f} of this machine's "
-                f"{num_cores()} cores ({told}). Real accelerators would not need the hosts' share"
+                f"stopped after {size} accelerators: they take {own:.2f} of this machine's {num_cores()} cores: "
+                f"{told_cores(cores)}"
             )
             break
     first, last = rows[0], rows[-1]

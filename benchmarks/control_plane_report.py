@@ -70,18 +70,24 @@ def cpu_figures(cpu: CpuSeconds, num_tokens: int, num_cores: int) -> dict[str, f
 
 def what_is_full(figures: dict[str, float | None], num_cores: int) -> str:
     """Which part the machine runs out of first, in words; empty when there is room."""
-    router, engines, busy = (
-        figures[name] or 0.0 for name in ("router_cores", "engine_cores", "machine_busy_share")
-    )
+    router, busy = (figures[name] or 0.0 for name in ("router_cores", "machine_busy_share"))
     if router > 0.9:
         return f"the router's process is full ({router:.2f} of one core)"
     if busy > 0.93:
-        return (
-            f"this machine's {num_cores} cores are full: engine hosts {engines:.2f}, router {router:.2f}, Ray and "
-            f"gateways {figures['other_cores'] or 0.0:.2f}, processes outside this run "
-            f"{figures['foreign_cores'] or 0.0:.2f}. Real accelerators would not need the hosts' share"
-        )
+        cores = cores_by_part(figures) | {"processes outside this run": figures["foreign_cores"] or 0.0}
+        return f"this machine's {num_cores} cores are full: {told_cores(cores)}"
     return ""
+
+
+def cores_by_part(figures: dict[str, float | None]) -> dict[str, float]:
+    """What each part of a run takes of the machine."""
+    parts = {"engine hosts": "engine_cores", "router": "router_cores", "Ray and gateways": "other_cores"}
+    return {part: figures[key] or 0.0 for part, key in parts.items()}
+
+
+def told_cores(cores: dict[str, float]) -> str:
+    told = ", ".join(f"{part} {value:.2f}" for part, value in cores.items())
+    return f"{told}. Real accelerators would not need the hosts' share"
 
 
 def latency_figures(name: str, values_s: F64) -> dict[str, float | None]:
