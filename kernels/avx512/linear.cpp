@@ -1,6 +1,6 @@
 // y = x W^T + bias, W in panels of 64 outputs (see panels.cpp). A thread takes a panel, K in blocks that stay in its
-// L2 cache, and runs tiles in registers: up to 6 rows x 64 outputs, or up to 10 x 32, which bring half as much from L2
-// for a product. While a block is used the one that the thread takes next is prefetched. An output is summed in the
+// L2 cache, and runs tiles in registers: up to 6 rows x 64 outputs, or up to 10 x 32, which bring less from L2 for
+// each product. While a block is used the one that the thread takes next is prefetched. An output is summed in the
 // same order whatever the number of rows, so a row's result does not depend on the batch.
 //
 // FP8 weights are multiplied as bfloat16, which is exact: the first tile, of up to 6 rows, widens what it reads, and
@@ -23,7 +23,6 @@ constexpr int kTileRows = 10;
 constexpr int64_t kBlockSteps = 1024;  // of 4 bytes of each output: a block of a panel is 256 KiB
 constexpr int64_t kChunkSteps = 4;
 constexpr int64_t kBlockRows = 100;
-constexpr int64_t kLineBytes = 64;
 
 // As its own rounding: a compiler may join a plain product with the sum that follows.
 inline __m512 times(__m512 a, __m512 b) {

@@ -66,7 +66,7 @@ def products(dtype: torch.dtype) -> Products | None:
 
 
 class Panels:
-    """The memory of a weight [O, I] in panels of 64 outputs (see linear.cpp), filled by `put`."""
+    """The memory of a weight [O, I] in panels of 64 outputs (see panels.cpp), filled by `put`."""
 
     def __init__(
         self, num_outputs: int, num_inputs: int, dtype: torch.dtype, pack: "ctypes._NamedFuncPointer"

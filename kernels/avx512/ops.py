@@ -112,6 +112,7 @@ def paged_attention(
     _, b, K, _ = k_cache_NbKd.shape
     tables_SB = inputs.block_tables_SB
     assert tables_SB.stride(1) == 1
+    assert d * q_THd.itemsize % 4 == 0, "bfloat16 is multiplied in pairs"
     o_THd = q_THd.new_empty(T, H, d)
     do.paged_attention(
         q_THd.data_ptr(),

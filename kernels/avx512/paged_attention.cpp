@@ -29,7 +29,6 @@ constexpr int kRows = 16;
 constexpr int kChunk = 64;
 constexpr int kPvRows = 4;
 constexpr int kPvVectors = 4;
-constexpr int kLineBytes = 64;
 
 template <typename T>
 struct Inputs {

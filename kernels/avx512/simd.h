@@ -9,6 +9,7 @@
 namespace nfold {
 
 constexpr int kLanes = 16;
+constexpr int64_t kLineBytes = 64;  // of a cache
 
 // How many threads are worth waking for so many multiply-adds.
 inline int threads_for(int64_t work, int num_threads) {
