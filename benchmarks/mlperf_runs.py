@@ -5,7 +5,8 @@
 
 `embedded` is the default model on two nodes of this machine, really computed; the others are simulated MI355X with
 samples of the official lengths. Ten minutes and more for each scenario, with `--baseline` as long again for one
-node alone, by which the ledger measures; `--list` says what would run.
+node alone, by which the ledger measures (with `--baselines` that of another number of accelerators is taken again);
+`--list` says what would run.
 
 With `--keep` each run has a file of its own as soon as it has ended, and those that have one are not run again,
 unless `--again` is given: a series that was cut off goes on where it was. Records stay where `--records` says.
@@ -78,6 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--accelerators", type=int, default=87, help="simulated ones")
     parser.add_argument("--baseline", action="store_true", help="one node first, for efficiency and ledger")
+    parser.add_argument("--baselines", type=Path, help="a folder for the baselines, which other runs may take again")
     parser.add_argument("--seconds", type=float, help="less than LoadGen's own: shows that it runs")
     parser.add_argument("--target-qps", type=float, help="on all nodes; default: what warming up or profiles show")
     parser.add_argument("--records", type=Path, help="a folder for the run records; none is left by default")
@@ -132,7 +134,8 @@ def run(args: argparse.Namespace, one: Run) -> dict[str, Any]:
         from nfold.cluster.bench.bench import run_bench  # imports Ray, whose environment is settled now
 
         directory = (args.records or Path(scratch) / "records") / one.name
-        record, _ = run_bench(config, Path(scratch), config.models[0].name, order, directory, tell)
+        home: Path = args.baselines or Path(scratch)
+        record, _ = run_bench(config, home, config.models[0].name, order, directory, tell)
         Console(width=160).print(render_record(record))
         tell(f"record {directory} and {archive_path(directory)}" if args.records else "no record is left")
     return _line(one, record)
