@@ -79,7 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--accelerators", type=int, default=87, help="simulated ones")
     parser.add_argument("--baseline", action="store_true", help="one node first, for efficiency and ledger")
-    parser.add_argument("--baselines", type=Path, help="a folder for the baselines, which other runs may take again")
+    parser.add_argument("--baselines", type=Path, help="a folder for baselines, which other runs may take again")
     parser.add_argument("--seconds", type=float, help="less than LoadGen's own: shows that it runs")
     parser.add_argument("--target-qps", type=float, help="on all nodes; default: what warming up or profiles show")
     parser.add_argument("--records", type=Path, help="a folder for the run records; none is left by default")
