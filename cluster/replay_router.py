@@ -69,6 +69,7 @@ class ReplayRouter:
         self._output_tokens = np.zeros(num)
         self._answers = LengthPrediction()
         self._is_bound = np.zeros(count, np.bool_)
+        self._awaits_first = np.zeros(count, np.bool_)  # token of the replica that has it
         self._queue, self._head = _NONE, 0
         self._reckoned_s = -inf
         self._mean_queued = 0.0, 0.0
@@ -125,7 +126,7 @@ class ReplayRouter:
         """What was chosen is sent."""
         num = len(self.in_flight)
         self.replica[requests] = replicas
-        self._is_bound[requests] = True
+        self._is_bound[requests] = self._awaits_first[requests] = True
         self.in_flight += np.bincount(replicas, minlength=num)
         self._prompt_tokens += np.bincount(replicas, weights=self._prompt_lens[requests], minlength=num)
         self._output_tokens += np.bincount(replicas, weights=expected, minlength=num)
@@ -142,8 +143,10 @@ class ReplayRouter:
         self._output_tokens[replica] -= len(ids)
         first = ended = _NONE
         if work.num_prefill_tokens:
-            first = ids[self.emitted[ids] == 1]
-            self._prompt_tokens[replica] -= float(self._prompt_lens[first].sum())
+            begun = ids[self._awaits_first[ids]]
+            self._awaits_first[begun] = False
+            self._prompt_tokens[replica] -= float(self._prompt_lens[begun].sum())
+            first = begun[self.emitted[begun] == 1]
         if new.finish.any():
             ended = ids[new.finish != 0]
             self._is_bound[ended] = False
