@@ -18,35 +18,26 @@ WINDOW_S = 160.0
 # Of the machine's cores: half as many accelerators again would not fit.
 FULL_SHARE = 0.9
 
+Row = dict[str, float | None]
+
 
 def growth(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
     """GPT-OSS-120B Offline at growing size: rate against linear, and what a token and a step cost the router."""
     times = Times(args.warmup or WARMUP_S, args.seconds or WINDOW_S)
     sizes = [args.accelerators] if args.accelerators else list(GROWTH_SIZES)
     single = 0.0
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     stopped = ""
     for size in sizes:
-        config = fleet_config([(ACCELERATOR, size)], GROWTH_PROFILE, "offline", port=args.port)
         try:
-            with start_fleet(config, progress) as fleet:
-                single = single or singles_tokens_per_s(fleet, args, times, progress)
-                progress(f"{size} accelerators, {fleet.num_nodes} nodes")
-                [window] = saturate(fleet, [fleet.replicas], times, progress, seed=args.seed + 1000)
+            single, row = _at_size(size, single, args, times, progress)
         except NfoldError as error:
             if not rows:
                 raise
             stopped = f"stopped at {size} accelerators: {str(error)[:300]}"
             break
-        figures = window_figures(window)
-        share = window.tokens_per_s / (size * single)
-        router_s = window.cpu.router / max(window.end.num_steps - window.begin.num_steps, 1)
-        rows.append(
-            {"accelerators": size, "efficiency": share, "router_cpu_us_per_step": router_s * 1e6, **figures}
-        )
-        print_cpu(figures)
-        progress(f"{size} accelerators: {window.tokens_per_s:,.0f} tokens/s, {share:.1%} of linear")
-        cores = cores_by_part(figures)
+        rows.append(row)
+        cores = cores_by_part(row)
         own = sum(cores.values())
         if own > FULL_SHARE * num_cores():
             stopped = (
@@ -60,7 +51,7 @@ def growth(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
         f"Growth, {ACCELERATOR}, {GROWTH_PROFILE}, Offline",
         [
             *(
-                Goal(f"{row['accelerators']} accelerators, of linear", row["efficiency"], GROWTH_GOAL, "%")  # pyright: ignore[reportArgumentType]
+                Goal(f"{row['accelerators']} accelerators, of linear", row["efficiency"], GROWTH_GOAL, "%")
                 for row in rows
             ),
             Goal("router CPU per step, last over first", grown, 1.0, "x", at_least=False),
@@ -71,6 +62,24 @@ def growth(args: argparse.Namespace, progress: Progress) -> dict[str, object]:
     return {"single_tokens_per_s": single, "added_ttft_p99_ms": None, **last, "rows": rows, "stopped": stopped}
 
 
-def _ratio(last: dict[str, object], first: dict[str, object], key: str) -> float | None:
+def _at_size(
+    size: int, single: float, args: argparse.Namespace, times: Times, progress: Progress
+) -> tuple[float, Row]:
+    """What one accelerator gives, measured if `single` is 0, and the figures of `size`."""
+    with start_fleet(
+        fleet_config([(ACCELERATOR, size)], GROWTH_PROFILE, "offline", port=args.port), progress
+    ) as fleet:
+        single = single or singles_tokens_per_s(fleet, args, times, progress)
+        progress(f"{size} accelerators, {fleet.num_nodes} nodes")
+        [window] = saturate(fleet, [fleet.replicas], times, progress, seed=args.seed + 1000)
+    figures = window_figures(window)
+    share = window.tokens_per_s / (size * single)
+    router_s = window.cpu.router / max(window.end.num_steps - window.begin.num_steps, 1)
+    print_cpu(figures)
+    progress(f"{size} accelerators: {window.tokens_per_s:,.0f} tokens/s, {share:.1%} of linear")
+    return single, {"accelerators": size, "efficiency": share, "router_cpu_us_per_step": router_s * 1e6, **figures}
+
+
+def _ratio(last: Row, first: Row, key: str) -> float | None:
     a, b = last[key], first[key]
-    return a / b if isinstance(a, float) and isinstance(b, float) and b else None
+    return a / b if a is not None and b else None
