@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..models.engine.protocol import I32, NO_LOGPROBS, U64, SamplingParams, SubmitBatch
 from ..models.errors import RequestError
@@ -36,22 +37,33 @@ def checked_sampling(params: SamplingParams) -> None:
 
 
 def checked_bulk(
-    prompt_ids: I32, prompt_lens: I32, max_tokens: I32, seeds: U64, ignore_eos: bool, temperature: float
+    prompt_ids: I32,
+    prompt_lens: I32,
+    max_tokens: I32,
+    seeds: U64,
+    ignore_eos: bool,
+    temperature: float,
+    prompt_starts: NDArray[np.int64] | None = None,
 ) -> SubmitBatch:
     """Many requests as one batch, with copies of the arrays. Read-only `prompt_ids` are taken as they are: those of
-    a huge batch take long to copy.
+    a huge batch take long to copy. With `prompt_starts` see `Router.submit_bulk`.
 
     Raises RequestError that names what no engine takes.
     """
     lens, longest = np.array(prompt_lens, np.int32), np.array(max_tokens, np.int32)
     prompt_ids = np.asarray(prompt_ids, np.int32)
-    if prompt_ids.flags.writeable:
+    if prompt_starts is None and prompt_ids.flags.writeable:
         prompt_ids = prompt_ids.copy()
     count = len(lens)
     if lens.shape != (count,) or longest.shape != (count,) or np.shape(seeds) != (count,):
         raise ValueError("as many prompt_lens as max_tokens and seeds")
-    fits = lens.sum(dtype=np.int64) == len(prompt_ids)
-    if not fits or lens.min(initial=1) < 1 or prompt_ids.min(initial=0) < 0:
+    if prompt_starts is None:
+        fits = lens.sum(dtype=np.int64) == len(prompt_ids) and prompt_ids.min(initial=0) >= 0
+    elif prompt_starts.shape != (count,):
+        raise ValueError("as many prompt_starts as prompt_lens")
+    else:
+        fits = prompt_starts.min(initial=0) >= 0 and (prompt_starts + lens).max(initial=0) <= len(prompt_ids)
+    if not fits or lens.min(initial=1) < 1:
         raise RequestError(
             f"prompt: at least one token id each, from 0 to {_MAX_I32}, as many as prompt_lens say", "prompt"
         )

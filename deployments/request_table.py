@@ -98,9 +98,9 @@ class RequestTable:
     def num_pages_used(self) -> int:
         return self._pages.num_pages_used
 
-    def add(self, batch: SubmitBatch, model: int, now_s: float) -> Indices:
+    def add(self, batch: SubmitBatch, model: int, now_s: float, prompt_starts: Indices | None = None) -> Indices:
         """Give requests without stop ids slots and ids; those of `batch` do not count, and its arrays must not
-        change afterwards."""
+        change afterwards. With `prompt_starts` each prompt is a slice of its `prompt_ids` from there on."""
         count = len(batch)
         while self._slots.num_free < count:
             self._grow()
@@ -122,9 +122,9 @@ class RequestTable:
             batch.stop_lens,
             *self._asked(),
         )
-        ends = batch.prompt_lens.cumsum(dtype=np.int64)
-        starts = (ends - batch.prompt_lens).tolist()
-        for slot, start, end in zip(slots.tolist(), starts, ends.tolist(), strict=True):
+        lens = batch.prompt_lens
+        starts = lens.cumsum(dtype=np.int64) - lens if prompt_starts is None else prompt_starts
+        for slot, start, end in zip(slots.tolist(), starts.tolist(), (starts + lens).tolist(), strict=True):
             self._prompts[slot] = batch.prompt_ids[start:end]
         return slots
 

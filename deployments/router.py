@@ -147,6 +147,7 @@ class Router:
         *,
         ignore_eos: bool = False,
         temperature: float = 0.0,
+        prompt_starts: Indices | None = None,
     ) -> U64:
         """As `submit_many` for requests whose tokens nobody reads one by one: no Python work per request.
 
@@ -154,17 +155,19 @@ class Router:
             prompt_ids: [P] of all prompts, one behind the other; copied unless read-only.
             prompt_lens, max_tokens, seeds: [N].
             tags: [N] what `sink` knows them by.
+            prompt_starts: [N] then each prompt is a slice of `prompt_ids` from there on, and slices may overlap.
+                Nothing is copied then, so that many long ones may be open: the ids must be right and stay so.
 
         Returns:
             [N] ids, for `abort_many`.
         """
         state = self._roster.model(model)
-        batch = checked_bulk(prompt_ids, prompt_lens, max_tokens, seeds, ignore_eos, temperature)
+        batch = checked_bulk(prompt_ids, prompt_lens, max_tokens, seeds, ignore_eos, temperature, prompt_starts)
         tags = np.asarray(tags, np.int64)
         if tags.shape != batch.max_tokens.shape:
             raise ValueError("as many tags as prompts")
         self._dispatcher.admit(state, len(batch))
-        slots = self._table.add(batch, state.number, self._clock())
+        slots = self._table.add(batch, state.number, self._clock(), prompt_starts)
         self._table.set_bulk(slots, tags, sink)
         self._queue(state, slots)
         return self._table.request_ids[slots]

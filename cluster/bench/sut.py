@@ -29,8 +29,7 @@ I64 = NDArray[np.int64]
 
 # What is open in the router at any time; the rest of an Offline query waits here.
 MAX_OPEN = 400_000
-MAX_OPEN_PROMPT_TOKENS = 1 << 26
-MAX_TOKENS_AT_ONCE = 1 << 20
+MAX_AT_ONCE = 4096
 LONGEST_WAIT_S = 0.05
 _NO_DATA = np.zeros(1, np.int32)
 
@@ -70,7 +69,6 @@ class Sut:
         self._complete = complete
         self._arrived: deque[tuple[Sequence[int], Sequence[int], float]] = deque()
         self._num_submitted = 0
-        self._open_prompt_tokens = 0
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._waiter = select.poll()
         self._waiter.register(self._bell, select.POLLIN)
@@ -131,15 +129,11 @@ class Sut:
         """As much of what waits as may be open."""
         while self._num_submitted < len(self.queries):
             room = MAX_OPEN - (self._num_submitted - self.queries.num_ended)
-            if room <= 0 or self._open_prompt_tokens >= MAX_OPEN_PROMPT_TOKENS:
+            if room <= 0:
                 return
             first = self._num_submitted
-            last = min(len(self.queries), first + room)
-            ends = np.cumsum(self._samples.prompt_lens[self.queries.indices[first:last]], dtype=np.int64)
-            last = first + max(1, int(np.searchsorted(ends, MAX_TOKENS_AT_ONCE, side="right")))
-            rows = np.arange(first, min(last, first + len(ends)))
+            rows = np.arange(first, min(len(self.queries), first + min(room, MAX_AT_ONCE)))
             self._num_submitted += len(rows)
-            self._open_prompt_tokens += int(ends[len(rows) - 1])
             try:
                 self._submit_rows(rows)
             except (OverloadedError, RequestError, UnavailableError) as error:
@@ -149,19 +143,19 @@ class Sut:
 
     def _submit_rows(self, rows: I64) -> None:
         samples, indices = self._samples, self.queries.indices[rows]
-        prompt_ids, lens = samples.prompts(indices)
         limits, seeds = samples.max_tokens[indices], samples.seeds[indices]
         if not self._keep_tokens:
             self._router.submit_bulk(
                 self._model,
-                prompt_ids,
-                lens,
+                samples.tokens,
+                samples.prompt_lens[indices],
                 limits,
                 seeds,
                 rows,
                 self,
                 ignore_eos=samples.ignore_eos,
                 temperature=samples.temperature,
+                prompt_starts=samples.starts[indices],
             )
             return
         sampling = [
@@ -170,6 +164,7 @@ class Sut:
             )
             for limit, seed in zip(limits.tolist(), seeds.tolist(), strict=True)
         ]
+        prompt_ids, lens = samples.prompts(indices)
         prompts = np.split(prompt_ids, np.cumsum(lens)[:-1])
         self._router.submit_many(self._model, prompts, sampling, [self._sink(row) for row in rows.tolist()])
 
@@ -199,7 +194,6 @@ class Sut:
         """Tells LoadGen the whole token count. One that failed has its real, lower count, which LoadGen calls an
         error: the run is then invalid, as it should be."""
         queries = self.queries
-        self._open_prompt_tokens -= int(self._samples.prompt_lens[queries.indices[rows]].sum())
         queries.note_end(rows, num_tokens, finish, now_s)
         without_first = rows[np.isnan(queries.first_s[rows])]
         if len(without_first):

@@ -53,17 +53,17 @@ class _Loop:
         tags = np.arange(self._next, self._next + num)
         indices = len(self._samples) - 1 - tags % len(self._samples)
         self._next += num
-        prompts, lens = self._samples.prompts(indices)
         ids: U64 = self._router.submit_bulk(
             self._model,
-            prompts,
-            lens,
+            self._samples.tokens,
+            self._samples.prompt_lens[indices],
             self._samples.max_tokens[indices],
             self._samples.seeds[indices],
             tags,
             self,
             ignore_eos=self._samples.ignore_eos,
             temperature=self._samples.temperature,
+            prompt_starts=self._samples.starts[indices],
         )
         self._ids |= dict(zip(tags.tolist(), ids.tolist(), strict=True))
 

@@ -111,6 +111,29 @@ def test_seeds_and_temperature_reach_the_engine(rig: Rig) -> None:
     assert [answers.num_tokens[tag] for tag in range(40)] == [num_tokens(seed) for seed in seeds.tolist()]
 
 
+def test_prompts_may_be_overlapping_slices_of_one_row(rig: Rig) -> None:
+    """Engines are asked for the slices, and nothing of the row is copied while they wait."""
+    router = rig.router(rig.replica("r"))
+    answers = BulkAnswers()
+    row, starts, lens = np.arange(1, 40, dtype=np.int32), np.array([0, 2, 1]), np.array([5, 5, 30], np.int32)
+    seeds, limit = np.arange(3, dtype=np.uint64), np.full(3, 3000, np.int32)
+    arguments = (row, lens, limit, seeds, np.arange(3), answers)
+
+    router.submit_bulk("m", *arguments, temperature=1.0, prompt_starts=starts)
+    held = [prompt for prompt in router._table._prompts if prompt is not None]  # pyright: ignore[reportPrivateUsage]
+    assert len(held) == 3
+    assert all(np.shares_memory(prompt, row) for prompt in held)
+
+    poll_until(router, lambda: len(answers.finish) == 3, "all answers")
+
+    def num_tokens(number: int) -> int:
+        prompt = row[starts[number] : starts[number] + lens[number]].tolist()
+        tokens = fake_tokens(prompt, 3000, SamplingParams(3000, temperature=1.0, seed=number))
+        return tokens.index(2) + 1 if 2 in tokens else 3000
+
+    assert [answers.num_tokens[tag] for tag in range(3)] == [num_tokens(number) for number in range(3)]
+
+
 def stops(running: Running) -> None:
     running.service.stop()
 
@@ -298,6 +321,9 @@ def test_full_queue_refuses_all_or_none(rig: Rig) -> None:
         ({"max_tokens": [1, 0]}, RequestError, "max_tokens"),
         ({"temperature": -1.0}, RequestError, "temperature"),
         ({"tags": [1]}, ValueError, "tags"),
+        ({"prompt_starts": [0]}, ValueError, "prompt_starts"),
+        ({"prompt_starts": [0, 3]}, RequestError, "prompt"),
+        ({"prompt_starts": [-1, 0]}, RequestError, "prompt"),
         ({"seeds": [1]}, ValueError, "seeds"),
         ({"model": "other"}, UnknownModelError, "other"),
     ],

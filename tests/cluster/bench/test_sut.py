@@ -21,12 +21,14 @@ class FakeRouter:
         self.sinks: list = []
         self.refuse = False
 
-    def submit_bulk(self, model, prompt_ids, lens, limits, seeds, tags, sink, *, ignore_eos, temperature):
+    def submit_bulk(
+        self, model, prompt_ids, lens, limits, seeds, tags, sink, *, ignore_eos, temperature, prompt_starts
+    ):
         if self.refuse:
             raise UnavailableError("no replica is left")
-        self.bulks.append(
-            {"ids": prompt_ids.tolist(), "lens": lens.tolist(), "tags": tags.tolist(), "temperature": temperature}
-        )
+        places = zip(prompt_starts, lens, strict=True)
+        ids = [each for start, size in places for each in prompt_ids[start : start + size].tolist()]
+        self.bulks.append({"ids": ids, "lens": lens.tolist(), "tags": tags.tolist(), "temperature": temperature})
         self.sink = sink
 
     def submit_many(self, model, prompts, sampling, sinks):
@@ -173,13 +175,13 @@ def test_only_so_much_is_open_at_once(rig, monkeypatch: pytest.MonkeyPatch):
     assert [bulk["tags"] for bulk in router.bulks] == [[0, 1], [2]]
 
 
-def test_long_prompts_go_out_in_parts(rig, monkeypatch: pytest.MonkeyPatch):
+def test_many_go_out_in_parts(rig, monkeypatch: pytest.MonkeyPatch):
     router, _, make = rig
-    monkeypatch.setattr(sut_module, "MAX_TOKENS_AT_ONCE", 5)
+    monkeypatch.setattr(sut_module, "MAX_AT_ONCE", 3)
     sut = make()
     sut.issue([100, 101, 102, 103], [3, 0, 1, 2])
     sut.turn()
-    assert [bulk["lens"] for bulk in router.bulks] == [[4, 1], [2, 3]]
+    assert [bulk["lens"] for bulk in router.bulks] == [[4, 1, 2], [3]]
 
 
 def test_accuracy_runs_give_loadgen_the_tokens(rig):
