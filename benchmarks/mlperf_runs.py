@@ -29,6 +29,7 @@ from kept_results import keep, kept
 from local_service import serving
 from nfold.cluster.config import NfoldConfig
 from nfold.cluster.provenance import provenance
+from nfold.models.errors import NfoldError
 
 EMBEDDED = "embedded"
 ACCELERATOR = "MI355X"
@@ -96,7 +97,10 @@ def main() -> None:
     lines: list[dict[str, Any]] = []
     for each in runs:
         path = None if args.again else kept(each.name, args.keep)
-        lines.append(run(args, each) if path is None else json.loads(path.read_text()))
+        try:
+            lines.append(run(args, each) if path is None else json.loads(path.read_text()))
+        except NfoldError as error:
+            sys.exit(f"{each.name}: no figure: {error}")
         print(f"{each.name}: {path or 'done'}", flush=True)
         if path is None:
             keep(each.name, lines[-1], args.keep)

@@ -47,7 +47,10 @@ def run_in_process(
                 return value
     except EOFError:
         process.join()
-        raise EngineError(f"the client process ended with code {process.exitcode}") from None
+        killed = (
+            " (killed; the kernel does that when memory runs out)" if process.exitcode == -signal.SIGKILL else ""
+        )
+        raise EngineError(f"the client process ended with code {process.exitcode}{killed}") from None
     finally:
         process.kill()
         process.join()

@@ -1,11 +1,14 @@
 """The real LoadGen through a real router, on replicas that compute nothing."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from nfold.cluster.bench.client import ClientJob, run_client
+from nfold.cluster.bench.client_process import run_in_process
 from nfold.cluster.bench.figures import check_client, run_figures, void_reasons
 from nfold.cluster.bench.loadgen_log import read_log
 from nfold.cluster.bench.made_sets import random_set
@@ -52,6 +55,14 @@ def test_loadgen_runs_and_its_log_agrees_with_the_client(tmp_path: Path):
     assert figures.figure == log.number("result_completed_tokens_per_second")
     assert figures.target_qps == 400
     assert best_rate(result) >= result.num_tokens / result.end_s
+
+
+def test_a_client_that_is_killed_says_so(tmp_path: Path):
+    samples = random_set(16, 16, 1, 127, 256, simulated=True)
+    settings = run_settings(rules_of("free"), Scenario.OFFLINE, len(samples))
+    job = ClientJob(model="m", replicas=(), nodes={}, samples=samples, settings=settings, log_dir=tmp_path)
+    with pytest.raises(EngineError, match="memory runs out"):
+        run_in_process(job, on_start=lambda pid: os.kill(pid, signal.SIGKILL))
 
 
 def test_loads_of_few_requests_are_looked_at_and_leave_nothing_behind():
