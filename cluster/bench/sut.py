@@ -27,7 +27,7 @@ from .samples import SampleSet
 
 I64 = NDArray[np.int64]
 
-# What is open in the router at any time; the rest of an Offline query waits here.
+# What is open in the router at any time, the rest of an Offline query waits here; and what it is given at once.
 MAX_OPEN = 400_000
 MAX_AT_ONCE = 4096
 LONGEST_WAIT_S = 0.05
