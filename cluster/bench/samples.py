@@ -55,12 +55,10 @@ class SampleSet:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def prompts(self, indices: I64) -> tuple[I32, I32]:
-        """Prompts of these samples, one behind the other, and their lengths."""
-        lens = self.prompt_lens[indices]
-        ends = np.cumsum(lens, dtype=np.int64)
-        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.starts[indices] - ends + lens, lens)
-        return self.tokens[places], lens
+    def prompt(self, index: int) -> I32:
+        """Not a copy."""
+        start = self.starts[index]
+        return self.tokens[start : start + self.prompt_lens[index]]
 
     @property
     def digest(self) -> str:

@@ -164,8 +164,7 @@ class Sut:
             )
             for limit, seed in zip(limits.tolist(), seeds.tolist(), strict=True)
         ]
-        prompt_ids, lens = samples.prompts(indices)
-        prompts = np.split(prompt_ids, np.cumsum(lens)[:-1])
+        prompts = [samples.prompt(index) for index in indices.tolist()]
         self._router.submit_many(self._model, prompts, sampling, [self._sink(row) for row in rows.tolist()])
 
     def _sink(self, row: int) -> Callable[[TokenChunk], None]:

@@ -4,7 +4,6 @@ import os
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from nfold.cluster.bench.made_sets import is_right_sum, read_trace, sums_set, synthetic_set
@@ -39,9 +38,7 @@ def test_openorca_pickles_are_read(tmp_path: Path, protocol: int, compress: bool
     assert len(samples) == 2
     assert samples.references == ["yes", "no"]
     assert not samples.synthetic
-    tokens, lens = samples.prompts(np.array([1, 0]))
-    assert tokens.tolist() == [4, 5, 1, 2, 3]
-    assert lens.tolist() == [2, 3]
+    assert [samples.prompt(row).tolist() for row in range(2)] == [[1, 2, 3], [4, 5]]
     assert samples.max_tokens.tolist() == [1024, 1024]
 
 

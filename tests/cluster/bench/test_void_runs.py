@@ -26,7 +26,7 @@ NUM_SAMPLES = 300
 def samples_with(num_too_long: int) -> SampleSet:
     """So many of them have a prompt that no engine here can take."""
     samples = random_set(16, 16, NUM_SAMPLES, 127, SIZE.max_model_len, simulated=True)
-    prompts = [samples.prompts(np.array([row]))[0] for row in range(NUM_SAMPLES)]
+    prompts = [samples.prompt(row) for row in range(NUM_SAMPLES)]
     for row in range(num_too_long):
         prompts[row * (NUM_SAMPLES // num_too_long)] = np.ones(2 * SIZE.max_model_len, np.int32)
     tokens, starts, lens = joined(prompts)
