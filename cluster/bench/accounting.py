@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...deployments.addresses import ReplicaAddress
 from ..baseline import Baseline, BaselineKey
@@ -77,13 +78,26 @@ def baseline_facts(baseline: Baseline) -> BaselineFacts:
 
 
 def ledger_of(result: ClientResult, baseline: Baseline | None) -> Ledger | None:
-    """From LoadGen's first query to the last answer; None without a baseline."""
+    """From LoadGen's first query to the last answer; None without a baseline.
+
+    The baseline's run has a beginning and an end without full load too, and its batch is the mean over all of it.
+    So what is lost for want of demand at both ends pays, as far as it goes, for batches above that mean between.
+    """
     if baseline is None:
         return None
     until_s = result.counters[0].time_s + result.end_s + 1.0
     within = [sample for sample in result.counters if sample.time_s <= until_s]
     yardsticks = {yardstick_name(baseline.key.accelerator, baseline.key.tp): baseline.yardstick}
-    return account(within, yardsticks, measured=result.num_tokens / result.end_s)
+    ledger = account(within, yardsticks, measured=result.num_tokens / result.end_s)
+    return None if ledger is None else _ends_paid(ledger)
+
+
+def _ends_paid(ledger: Ledger) -> Ledger:
+    columns = dict(ledger.columns)
+    paid = max(0.0, min(columns["no demand"], -columns["underfilled"]))
+    columns["no demand"] -= paid
+    columns["underfilled"] += paid
+    return replace(ledger, columns=columns)
 
 
 def _in_flight(samples: Sequence[ModelCounters]) -> float:

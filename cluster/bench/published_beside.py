@@ -6,7 +6,7 @@ from .published_results import PublishedResult, published_efficiency, published_
 from .record import RunRecord
 
 # Columns of less are not named.
-_LEAST_LOSS = 0.001
+_LEAST = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,8 @@ class Beside:
 
     Attributes:
         share: the record's figure over it.
-        explanation: how far both are from their own single nodes, and where the record lost; empty where there is
-            nothing to say.
+        explanation: how far both are from their own single nodes, and where the record lost, or won against its
+            baseline; empty where there is nothing to say.
     """
 
     result: PublishedResult
@@ -44,7 +44,10 @@ def _explained(record: RunRecord, result: PublishedResult) -> str:
         said.append(f"the published run is at {theirs:.1%} of as many accelerators of its own single node")
     if ledger is not None and ledger.efficiency is not None and record.whole.num_nodes > 1:
         said.append(f"this record at {ledger.efficiency:.1%} of its own")
-        lost = {name: rate / ledger.baseline for name, rate in ledger.losses.items()}
-        told = [f"{share:.1%} {name}" for name, share in lost.items() if share >= _LEAST_LOSS]
-        said.append(f"it lost {', '.join(told)}" if told else "it lost nothing to speak of")
+        shares = {name: rate / ledger.baseline for name, rate in ledger.losses.items()}
+        lost = [f"{share:.1%} {name}" for name, share in shares.items() if share >= _LEAST]
+        won = [f"{-share:.1%} {name}" for name, share in shares.items() if share <= -_LEAST]
+        said.append(f"it lost {', '.join(lost)}" if lost else "it lost nothing to speak of")
+        if won:
+            said.append(f"it won {', '.join(won)}")
     return "; ".join(said)

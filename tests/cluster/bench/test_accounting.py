@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from nfold.cluster.baseline import BaselineKey
-from nfold.cluster.bench.accounting import baseline_of
+from nfold.cluster.bench.accounting import baseline_of, ledger_of
 from nfold.cluster.bench.client import ClientResult
 from nfold.cluster.bench.rules import rules_of
 from nfold.cluster.bench.scenarios import Scenario
 from nfold.cluster.bench.settings import run_settings
 from nfold.cluster.ledger import ModelCounters
+from nfold.cluster.service_view import yardstick_name
 from nfold.deployments.addresses import ReplicaAddress
 from step_spans import ANSWER, BATCH, CURVE, PROMPT, SteppingReplica
 
@@ -40,7 +41,7 @@ def seconds_of(replica: SteppingReplica, *batches: int) -> tuple[ModelCounters, 
 def result_of(*batches: int, little: tuple[int, ...] = ()) -> ClientResult:
     """A second of each batch; `little` before the run."""
     counters_of_little = seconds_of(SteppingReplica(), *little) if little else ()
-    replica = SteppingReplica()
+    replica = SteppingReplica(yardstick=yardstick_name(KEY.accelerator, KEY.tp))
     counters = seconds_of(replica, *batches)
     latencies = np.full(8, 0.1)
     return ClientResult(
@@ -84,3 +85,22 @@ def test_a_run_with_small_batches_does(result: ClientResult) -> None:
     for batch in (2, 16, BATCH):
         asked = (round(PROMPT * batch / ANSWER), batch, 0)
         assert baseline.curve.step_s(*asked) == pytest.approx(CURVE.step_s(*asked), rel=0.01)
+
+
+def test_the_ends_that_the_baseline_has_too_are_no_loss() -> None:
+    whole = result_of(8, 16, *[BATCH] * 30, 32, 16, 8, 4, 2, 1)
+    baseline = baseline_of(KEY, [REPLICA], "node-0", [whole])
+    ledger = ledger_of(whole, baseline)
+    assert ledger is not None
+    assert {name: ledger.share(name) for name in ledger.losses} == pytest.approx(
+        dict.fromkeys(ledger.losses, 0.0), abs=0.01
+    )
+
+
+def test_a_longer_end_than_the_baselines_is() -> None:
+    baseline = baseline_of(KEY, [REPLICA], "node-0", [result_of(*[BATCH] * 30, 32, 16, 8, 4, 2, 1)])
+    ledger = ledger_of(result_of(*[BATCH] * 30, *[1] * 20), baseline)
+    assert ledger is not None
+    assert ledger.share("no demand") > 0.2
+    assert abs(ledger.share("underfilled")) < 0.01
+    assert sum(ledger.losses.values()) == pytest.approx(ledger.gap)
