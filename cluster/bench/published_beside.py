@@ -15,8 +15,8 @@ class Beside:
 
     Attributes:
         share: the record's figure over it.
-        explanation: how far both are from their own single nodes, and where the record lost, or won against its
-            baseline; empty where there is nothing to say.
+        explanation: the load of both, how far they are from their own single nodes, and where the record lost or
+            won against its baseline; empty where there is nothing to say.
     """
 
     result: PublishedResult
@@ -38,13 +38,16 @@ def published_beside(record: RunRecord) -> list[Beside]:
 
 
 def _explained(record: RunRecord, result: PublishedResult) -> str:
-    theirs, ledger = published_efficiency(result), record.whole.typical.ledger
+    theirs, run = published_efficiency(result), record.whole.typical
     said: list[str] = []
+    if run.target_qps is not None and result.target_qps is not None and record.workload.scenario.is_server:
+        said.append(f"{run.target_qps:,.0f} queries/s were sent here, {result.target_qps:,.0f} there")
     if theirs is not None:
         said.append(f"the published run is at {theirs:.1%} of as many accelerators of its own single node")
-    if ledger is not None and ledger.efficiency is not None and record.whole.num_nodes > 1:
-        said.append(f"this record at {ledger.efficiency:.1%} of its own")
-        shares = {name: rate / ledger.baseline for name, rate in ledger.losses.items()}
+    if run.ledger is not None and record.whole.num_nodes > 1:
+        of_linear = run.ledger.measured / run.ledger.baseline
+        said.append(f"this record at {of_linear:.1%} of its own")
+        shares = {name: rate / run.ledger.baseline for name, rate in run.ledger.losses.items()}
         lost = [f"{share:.1%} {name}" for name, share in shares.items() if share >= _LEAST]
         won = [f"{-share:.1%} {name}" for name, share in shares.items() if share <= -_LEAST]
         said.append(f"it lost {', '.join(lost)}" if lost else "it lost nothing to speak of")

@@ -8,7 +8,11 @@ from .scenarios import Scenario
 
 @dataclass(frozen=True, slots=True)
 class PublishedResult:
-    """One published figure: tokens/s of so many accelerators."""
+    """One published figure: tokens/s of so many accelerators.
+
+    Attributes:
+        target_qps: queries/s that LoadGen sent, where its log was published.
+    """
 
     workload: str
     accelerator: str
@@ -16,14 +20,31 @@ class PublishedResult:
     scenario: Scenario
     tokens_per_s: float
     source: str
+    target_qps: float | None = None
 
 
 _O, _S, _I = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
 _LLAMA, _GPT_OSS = "llama2-70b", "gpt-oss-120b"
 _AMD = "v6.0, AMD, vLLM MXFP4"
+_TARGETS = {
+    (_LLAMA, 8, _S): 360,
+    (_LLAMA, 87, _S): 3_650,
+    (_LLAMA, 8, _I): 263,
+    (_LLAMA, 87, _I): 2_800,
+    (_GPT_OSS, 8, _S): 61.2,
+    (_GPT_OSS, 94, _S): 705,
+}
 
 PUBLISHED = tuple(
-    PublishedResult(workload, accelerator, count, scenario, tokens_per_s, f"MLPerf Inference {source}")
+    PublishedResult(
+        workload,
+        accelerator,
+        count,
+        scenario,
+        tokens_per_s,
+        f"MLPerf Inference {source}",
+        _TARGETS.get((workload, count, scenario)) if source == _AMD else None,
+    )
     for workload, accelerator, count, source, figures in (
         (_LLAMA, "MI355X", 8, _AMD, {_O: 103_480, _S: 100_282, _I: 73_608}),
         (_LLAMA, "MI355X", 87, _AMD, {_O: 1_042_110, _S: 1_016_375, _I: 785_522}),

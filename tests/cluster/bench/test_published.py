@@ -50,6 +50,25 @@ def test_87_accelerators_stand_beside_amds_and_the_ledger_says_where_the_rest_we
         assert "at 92.6% of as many accelerators" in text
 
 
+def test_below_saturation_the_load_of_both_is_said_and_what_was_won_too() -> None:
+    record = simulated_record(94, 1_900.0)
+    workload = record.workload.model_copy(update={"name": "gpt-oss-120b", "scenario": Scenario.SERVER})
+    point = record.points[1]
+    run = point.runs[0]
+    assert run.ledger is not None
+    losses = {"no demand": 160.0, "underfilled": -40.0, "unexplained": -20.0, "starved": 1.0}
+    ledger = run.ledger.model_copy(update={"efficiency": None, "losses": losses})
+    run = run.model_copy(update={"ledger": ledger, "target_qps": 668.2})
+    points = [record.points[0], point.model_copy(update={"runs": [run]})]
+    [beside] = published_beside(record.model_copy(update={"workload": workload, "points": points}))
+    assert beside.result.tokens_per_s == 900_054
+    assert beside.explanation == (
+        "668 queries/s were sent here, 705 there; the published run is at 93.3% of as many accelerators of its own "
+        "single node; this record at 95.0% of its own; it lost 8.0% no demand; it won 2.0% underfilled, 1.0% "
+        "unexplained"
+    )
+
+
 def test_other_accelerators_and_numbers_stand_alone() -> None:
     assert published_beside(simulated_record(16, 1_900.0)) == []
     assert published_beside(make_record()) == []
