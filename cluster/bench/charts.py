@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..baseline import Baseline
 from .figures import DISTRIBUTIONS
 from .record import RunRecord
 
@@ -76,7 +77,7 @@ def charts_of(record: RunRecord, directory: Path) -> list[Chart]:
             _chart(
                 "scaling",
                 "Scaling against linear",
-                "Each dot is one run; the dashed line is so many times one node.",
+                "Each dot is one run, a hollow one a kept baseline; the dashed line is so many times one node.",
                 lambda axes, narrow: _scaling(axes, record, narrow),
                 record.simulated,
             )
@@ -167,8 +168,8 @@ def _thousands(value: float, _: object = None) -> str:
 
 
 def _scaling(axes: Axes, record: RunRecord, narrow: bool) -> None:
-    points = record.points
-    one = points[0].median / points[0].num_accelerators
+    points, alone = record.points, _kept_alone(record)
+    one = points[0].median / points[0].num_accelerators if alone is None else alone[1]
     counts = np.array([point.num_accelerators for point in points])
     medians = np.array([point.median for point in points])
     ends = np.array([0, counts.max() * 1.05])
@@ -176,8 +177,10 @@ def _scaling(axes: Axes, record: RunRecord, narrow: bool) -> None:
     axes.plot(counts, medians, color=MEASURED, linewidth=2, label="measured (median)")
     for point in points:
         axes.plot([point.num_accelerators] * len(point.figures), point.figures, "o", color=MEASURED, alpha=0.45)
+    if alone is not None:
+        axes.plot(alone[0], alone[0] * one, "o", color=MEASURED, fillstyle="none", label="baseline (kept)")
     for count, median in zip(counts, medians, strict=True):
-        if count != counts[0]:
+        if count != counts[0] or alone is not None:
             axes.annotate(
                 f"{median / (one * count):.1%}",
                 (count, median),
@@ -193,6 +196,17 @@ def _scaling(axes: Axes, record: RunRecord, narrow: bool) -> None:
     axes.set_ylabel("" if narrow else record.unit)
     axes.yaxis.set_major_formatter(_thousands)
     axes.legend(loc="upper left")
+
+
+def _kept_alone(record: RunRecord) -> tuple[int, float] | None:
+    """Accelerators of the baseline, and the rate of one by which the ledger measures; None if this record has a run
+    on one node, or no baseline."""
+    ledger = record.points[0].typical.ledger
+    if record.baseline is None or ledger is None or len(record.points[0].nodes) == 1:
+        return None
+    of_linear = ledger.measured / ledger.baseline
+    kept = Baseline.model_validate(record.baseline.kept)
+    return kept.num_replicas * kept.key.tp, record.points[0].median / record.points[0].num_accelerators / of_linear
 
 
 def _waterfall(axes: Axes, columns: dict[str, float], narrow: bool) -> None:

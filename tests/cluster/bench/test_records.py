@@ -3,7 +3,9 @@ import re
 import zipfile
 from pathlib import Path
 
+import fake_service
 import pytest
+from nfold.cluster.bench.accounting import baseline_facts
 from nfold.cluster.bench.accuracy import final_section, judge, read_answers
 from nfold.cluster.bench.host_facts import host_facts
 from nfold.cluster.bench.made_sets import sums_set
@@ -118,6 +120,17 @@ def test_the_report_is_one_page_with_its_charts(tmp_path: Path):
     assert headline(make_record()) in text
     with open_record(directory):
         pass  # a report made within the record does not spoil it
+
+
+def test_a_kept_baseline_has_its_dot_on_the_scaling_curve(tmp_path: Path):
+    both = make_record()
+    whole_alone = make_record(points=both.points[1:], baseline=baseline_facts(fake_service.baseline(1000.0)))
+    pages = [
+        write_report(write_record(record, tmp_path / name), tmp_path / f"{name}-page").read_text()
+        for name, record in (("both", both), ("whole-alone", whole_alone))
+    ]
+    assert ["baseline (kept)" in page for page in pages] == [False, True]
+    assert all("95.0%" in page for page in pages)
 
 
 def test_a_report_within_the_record_is_no_part_of_it(tmp_path: Path):
