@@ -28,7 +28,7 @@ from typing import Any, cast
 from .local_nodes import LocalNodes
 from .local_shape import RayNodeShape, computing_shape
 from .orders import Orders
-from .processes import end_session
+from .processes import end_session, let_other_sessions_first
 from .run_state import LocalRun, RunState, forget_state, try_lock, write_state
 
 LOOK_AT_HEAD_S = 1.0
@@ -143,6 +143,8 @@ def main() -> None:
 
 
 def _supervise(directory: Path, orders: Orders, tell: Tell) -> None:
+    if any(shape.num_cores for shape in orders.nodes):
+        let_other_sessions_first()  # engines use whole cores, and who asks them for answers would be the limit
     nodes = LocalNodes(orders.write_autoscaling())
     try:
         for number, shape in enumerate(orders.nodes, 1):

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from nfold.cluster import local
 from nfold.cluster.config import LocalClusterConfig, NfoldConfig
-from nfold.cluster.processes import session_processes
+from nfold.cluster.processes import YIELDING, session_processes
 from nfold.cluster.run_state import LocalRun, RunState, find_run
 from nfold.models.errors import StateError
 
@@ -56,6 +56,8 @@ def test_nodes_come_and_go_and_nothing_stays(home: Path) -> None:
     state = _start(home)
     run = _running(home)
     assert [node.name for node in run.nodes] == ["node-0"]
+    autogroup = Path(f"/proc/{run.supervisor_pid}/autogroup")
+    assert not autogroup.exists() or autogroup.read_text().endswith(f" nice {YIELDING}\n")
 
     with pytest.raises(StateError, match=r"named nfold is running already"):
         _start(home)
