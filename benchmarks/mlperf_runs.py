@@ -194,7 +194,7 @@ def _line(one: Run, record: Any) -> dict[str, Any]:
         "client_busy_share": figures.client.busy_share,
         "client_roofline_tokens_per_s": figures.client.roofline_tokens_per_s,
         "efficiency": ledger and ledger.efficiency,
-        "losses": ledger and {name: rate / ledger.baseline for name, rate in ledger.losses.items()},
+        "losses": ledger and ledger.loss_shares,
         "published": [asdict(beside) for beside in published_beside(record)],
         "provenance": provenance().model_dump(),
     }

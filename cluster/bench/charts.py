@@ -204,9 +204,9 @@ def _kept_alone(record: RunRecord) -> tuple[int, float] | None:
     ledger = record.points[0].typical.ledger
     if record.baseline is None or ledger is None or len(record.points[0].nodes) == 1:
         return None
-    of_linear = ledger.measured / ledger.baseline
     kept = Baseline.model_validate(record.baseline.kept)
-    return kept.num_replicas * kept.key.tp, record.points[0].median / record.points[0].num_accelerators / of_linear
+    alone = record.points[0].median / record.points[0].num_accelerators / ledger.of_linear
+    return kept.num_replicas * kept.key.tp, alone
 
 
 def _waterfall(axes: Axes, columns: dict[str, float], narrow: bool) -> None:

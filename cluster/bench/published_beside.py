@@ -45,9 +45,8 @@ def _explained(record: RunRecord, result: PublishedResult) -> str:
     if theirs is not None:
         said.append(f"the published run is at {theirs:.1%} of as many accelerators of its own single node")
     if run.ledger is not None and record.whole.num_nodes > 1:
-        of_linear = run.ledger.measured / run.ledger.baseline
-        said.append(f"this record at {of_linear:.1%} of its own")
-        shares = {name: rate / run.ledger.baseline for name, rate in run.ledger.losses.items()}
+        said.append(f"this record at {run.ledger.of_linear:.1%} of its own")
+        shares = run.ledger.loss_shares
         lost = [f"{share:.1%} {name}" for name, share in shares.items() if share >= _LEAST]
         won = [f"{-share:.1%} {name}" for name, share in shares.items() if share <= -_LEAST]
         said.append(f"it lost {', '.join(lost)}" if lost else "it lost nothing to speak of")

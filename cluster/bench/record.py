@@ -137,6 +137,16 @@ class LedgerFacts(Record):
     efficiency: float | None
     losses: dict[str, float]
 
+    @property
+    def of_linear(self) -> float:
+        """What was measured, over what the baseline gives on so many nodes."""
+        return self.measured / self.baseline
+
+    @property
+    def loss_shares(self) -> dict[str, float]:
+        """The losses over what the baseline gives."""
+        return {name: rate / self.baseline for name, rate in self.losses.items()}
+
 
 class BaselineFacts(Record):
     """What the ledgers are measured by.

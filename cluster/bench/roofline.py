@@ -19,8 +19,8 @@ NUM_STUBS = 4
 STUB_SLOTS = 4096
 _MIN_QUERIES = 256
 _MAX_QUERIES = 65_536
-# Seconds of the wanted rate that are sent. All are open at once and an answer's tokens come a stub's step apart, a
-# thousand of them in a second: so many times the wanted rate is what the stubs themselves can show of one.
+# Seconds' worth of the wanted rate that are sent at once. A stub takes a second over an answer of a thousand
+# tokens, so about so many times the wanted rate is the most that can be seen.
 _SECONDS = 4.0
 # The best stretch of the run counts: begin and end of so few queries are no limit of the client.
 _STRETCH_S = 0.9
