@@ -1,7 +1,8 @@
 // y = x W^T + bias, W in panels of 64 outputs (see panels.cpp). A thread takes a panel, K in blocks that stay in its
-// L2 cache, and runs tiles in registers: up to 6 rows x 64 outputs, or up to 10 x 32, which bring less from L2 for
-// each product. While a block is used the one that the thread takes next is prefetched. An output is summed in the
-// same order whatever the number of rows, so a row's result does not depend on the batch.
+// L2 cache, and runs tiles of up to 6 rows x 64 outputs in registers: rows of x are broadcast, which costs time beside
+// the products, so a tile is wide rather than high. While a block is used the one that the thread takes next is
+// prefetched. An output is summed in the same order whatever the number of rows, so a row's result does not depend on
+// the batch.
 //
 // FP8 weights are multiplied as bfloat16, which is exact: the first tile, of up to 6 rows, widens what it reads, and
 // where there are more tiles it leaves the block widened for them.
@@ -18,11 +19,12 @@
 namespace nfold {
 namespace {
 
-constexpr int kWideRows = 6;  // up to which a tile is as wide as a panel
-constexpr int kTileRows = 10;
+constexpr int kTileRows = 6;
 constexpr int64_t kBlockSteps = 1024;  // of 4 bytes of each output: a block of a panel is 256 KiB
 constexpr int64_t kChunkSteps = 4;
-constexpr int64_t kBlockRows = 100;
+constexpr int64_t kBlockRows = 96;
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // As its own rounding: a compiler may join a plain product with the sum that follows.
 inline __m512 times(__m512 a, __m512 b) {
@@ -32,7 +34,6 @@ inline __m512 times(__m512 a, __m512 b) {
 // A block of a panel as it is multiplied; it gives so many steps at once.
 struct Wide {
   static constexpr int64_t kStepBytes = 4 * kPanel, kSteps = 1;
-  static constexpr int kMostRows = kTileRows;
   const float* block;
 
   Wide(const char* packed, const uint8_t*, bool) : block((const float*)packed) {}
@@ -42,11 +43,9 @@ struct Wide {
   Wide steps_for(int64_t, int64_t) const {
     return *this;
   }
-  template <int V>
-  void read(int64_t step, __m512 (&w)[kSteps][V]) const {
-    for (int v = 0; v < V; v++) w[0][v] = load(block + step * kPanel + v * kLanes);
+  void read(int64_t step, __m512 (&w)[kSteps][kVectors]) const {
+    NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) w[0][v] = load(block + step * kPanel + v * kLanes);
   }
-  Wide from(int64_t output) const { return Wide(block + output); }
   Wide for_other_tiles() const { return *this; }
 };
 
@@ -54,7 +53,6 @@ struct Wide {
 // A block of FP8 numbers, two steps in each 4 lines.
 struct Bytes {
   static constexpr int64_t kStepBytes = 2 * kPanel, kSteps = 2;
-  static constexpr int kMostRows = kWideRows;
   const char* block;
   const uint8_t* table;
   float* wide;
@@ -88,7 +86,6 @@ struct Bytes {
   void widen(const Fp8ToBf16& to_bf16, int64_t step, int v, __m512& first, __m512& second) const {
     to_bf16.widen(_mm512_loadu_si512(block + step * kStepBytes + v * kLineBytes), first, second);
   }
-  Bytes from(int64_t) const { return *this; }
   Wide for_other_tiles() const { return Wide(wide); }
 
   static float* thread_memory() {
@@ -98,52 +95,6 @@ struct Bytes {
 };
 #endif
 
-// sums[R][V * 16] (+)= x[R][inputs of the block] * V vectors of a panel's block.
-template <int R, int V, typename T, typename Panel>
-void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, float* sums, bool is_first,
-          const char* next, int num_lines) {
-  __m512 acc[R][V];
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) acc[r][v] = is_first ? _mm512_setzero_ps() : load(sums + r * kPanel + v * kLanes);
-  for (int64_t step = 0; step < num_steps; step += kChunkSteps) {
-    for (int line = 0; line < num_lines; line++) _mm_prefetch(next + line * kLineBytes, _MM_HINT_T1);
-    next += num_lines * kLineBytes;
-    int64_t stop = std::min(step + kChunkSteps, num_steps);
-    const auto weights = panel.template steps_for<R>(step, stop);
-    constexpr int64_t kSteps = decltype(weights)::kSteps;
-    for (int64_t k = step; k < stop; k += kSteps) {
-      __m512 w[kSteps][V];
-      weights.read(k, w);
-      for (int s = 0; s < kSteps; s++)
-        for (int r = 0; r < R; r++)
-          for (int v = 0; v < V; v++)
-            acc[r][v] = multiply_add(x + r * x_stride + (k + s) * kPair<T>, w[s][v], acc[r][v]);
-    }
-  }
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) store(sums + r * kPanel + v * kLanes, acc[r][v]);
-}
-
-template <typename T, typename Panel>
-using Tile = void (*)(const T*, int64_t, const Panel&, int64_t, float*, bool, const char*, int);
-
-// By rows - 1.
-template <typename T, typename Panel, int... R>
-constexpr std::array<Tile<T, Panel>, sizeof...(R)> tiles(std::integer_sequence<int, R...>) {
-  return {tile<R + 1, (R < kWideRows ? kVectors : kVectors / 2), T, Panel>...};
-}
-
-// All outputs of a panel for some rows.
-template <typename T, typename Panel>
-void tiles_of(int64_t rows, const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, float* sums,
-              bool is_first, const char*& next, int num_lines) {
-  static constexpr auto kTiles = tiles<T, Panel>(std::make_integer_sequence<int, Panel::kMostRows>());
-  for (int64_t output = 0; output < kPanel; output += rows <= kWideRows ? kPanel : kPanel / 2) {
-    kTiles[rows - 1](x, x_stride, panel.from(output), num_steps, sums + output, is_first, next, num_lines);
-    next += (num_steps + kChunkSteps - 1) / kChunkSteps * num_lines * kLineBytes;
-  }
-}
-
 // What FP8 numbers and their sums have besides; all null for other weights.
 struct Fp8Scales {
   const uint8_t* table;  // see Fp8ToBf16
@@ -151,40 +102,113 @@ struct Fp8Scales {
   const float* of_outputs;
 };
 
+// Where the sums of some rows and a panel go: behind the last block to y, before it to `sums` and on from there.
+template <typename Bias, typename Out>
+struct Results {
+  float* sums;  // [rows][kPanel]
+  bool is_first, is_last;
+  Fp8Scales scales;
+  const Bias* bias;
+  Out* y;
+  int64_t y_stride, num_outputs;
+
+  Results from(int64_t row) const {
+    Results part = *this;
+    part.sums += row * kPanel;
+    part.y += row * y_stride;
+    if (scales.of_rows) part.scales.of_rows += row;
+    return part;
+  }
+};
+
+// R rows of x, the inputs of the block, times a panel's block.
+template <int R, typename T, typename Panel, typename Bias, typename Out>
+void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, const Results<Bias, Out>& to,
+          const char* next, int num_lines) {
+  __m512 acc[R][kVectors];
+  if (to.is_first) {
+    NFOLD_UNROLLED for (int r = 0; r < R; r++)
+      NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) acc[r][v] = _mm512_setzero_ps();
+  } else {
+    NFOLD_UNROLLED for (int r = 0; r < R; r++)
+      NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) acc[r][v] = load(to.sums + r * kPanel + v * kLanes);
+  }
+  auto add_steps = [&](int64_t step, auto count) __attribute__((always_inline)) {
+    const auto weights = panel.template steps_for<R>(step, step + count);
+    constexpr int64_t kSteps = decltype(weights)::kSteps;
+    NFOLD_UNROLLED for (int64_t k = 0; k < count; k += kSteps) {
+      __m512 w[kSteps][kVectors];
+      weights.read(step + k, w);
+      NFOLD_UNROLLED for (int s = 0; s < kSteps; s++)
+        NFOLD_UNROLLED for (int r = 0; r < R; r++)
+          NFOLD_UNROLLED for (int v = 0; v < kVectors; v++)
+            acc[r][v] = multiply_add(x + r * x_stride + (step + k + s) * kPair<T>, w[s][v], acc[r][v]);
+    }
+  };
+  int64_t step = 0;
+  for (; step + kChunkSteps <= num_steps; step += kChunkSteps) {
+    for (int line = 0; line < num_lines; line++) _mm_prefetch(next + line * kLineBytes, _MM_HINT_T1);
+    next += num_lines * kLineBytes;
+    add_steps(step, std::integral_constant<int64_t, kChunkSteps>());
+  }
+  for (; step < num_steps; step += Panel::kSteps) add_steps(step, std::integral_constant<int64_t, Panel::kSteps>());
+  if (!to.is_last) {
+    NFOLD_UNROLLED for (int r = 0; r < R; r++)
+      NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) store(to.sums + r * kPanel + v * kLanes, acc[r][v]);
+    return;
+  }
+  NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) {
+    int64_t left = to.num_outputs - v * kLanes;
+    __mmask16 mask = left > 0 ? first(left) : 0;
+    __m512 offset = to.bias ? load(to.bias + v * kLanes, mask) : _mm512_set1_ps(-0.0f);
+    if (to.scales.of_outputs) {
+      __m512 scale = load(to.scales.of_outputs + v * kLanes, mask);
+      NFOLD_UNROLLED for (int r = 0; r < R; r++)
+        acc[r][v] = times(times(acc[r][v], _mm512_set1_ps(to.scales.of_rows[r])), scale);
+    }
+    NFOLD_UNROLLED for (int r = 0; r < R; r++)
+      store(to.y + r * to.y_stride + v * kLanes, _mm512_add_ps(acc[r][v], offset), mask);
+  }
+}
+
+template <typename T, typename Panel, typename Bias, typename Out>
+using Tile = void (*)(const T*, int64_t, const Panel&, int64_t, const Results<Bias, Out>&, const char*, int);
+
+// By rows - 1.
+template <typename T, typename Panel, typename Bias, typename Out, int... R>
+constexpr std::array<Tile<T, Panel, Bias, Out>, sizeof...(R)> tiles(std::integer_sequence<int, R...>) {
+  return {tile<R + 1, T, Panel, Bias, Out>...};
+}
+
+template <typename T, typename Panel, typename Bias, typename Out>
+void tile_of(int64_t rows, const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps,
+             const Results<Bias, Out>& to, const char* next, int num_lines) {
+  static constexpr auto kTiles = tiles<T, Panel, Bias, Out>(std::make_integer_sequence<int, kTileRows>());
+  kTiles[rows - 1](x, x_stride, panel, num_steps, to, next, num_lines);
+}
+
 // One panel for `rows` rows of x, while the block that comes next is fetched; `next_panel` may be none.
 template <typename Panel, typename T, typename Bias, typename Out>
 void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel, int64_t num_steps,
-                   const Fp8Scales& scales, const Bias* bias, Out* y, int64_t y_stride, int64_t num_outputs,
-                   float* sums, const char* next_panel) {
-  constexpr int64_t kLines = kChunkSteps * Panel::kStepBytes / kLineBytes;
-  int64_t first_rows = rows <= kWideRows ? rows : Panel::kMostRows < kTileRows ? Panel::kMostRows : 0;
-  int64_t num_tiles = (rows - first_rows + kTileRows - 1) / kTileRows, num_calls = (first_rows > 0) + 2 * num_tiles;
-  for (int64_t begin = 0; begin < num_steps; begin += kBlockSteps) {
-    int64_t steps = std::min(kBlockSteps, num_steps - begin);
-    const Panel block(panel + begin * Panel::kStepBytes, scales.table, num_tiles > 0);
-    const char* next = begin + steps < num_steps ? panel + (begin + steps) * Panel::kStepBytes : next_panel;
-    int num_lines = next ? (int)((kLines + num_calls - 1) / num_calls) : 0;
-    auto run = [&](int64_t row, int64_t stop, const auto& some) {
-      if (row < stop)
-        tiles_of(stop - row, x + row * x_stride + begin * kPair<T>, x_stride, some, steps, sums + row * kPanel,
-                 begin == 0, next, num_lines);
+                   Results<Bias, Out> to, const char* next_panel) {
+  int64_t num_tiles = divide_up(rows, kTileRows), num_blocks = divide_up(num_steps, kBlockSteps);
+  int64_t block_steps = divide_up(divide_up(num_steps, num_blocks), kChunkSteps) * kChunkSteps;
+  for (int64_t begin = 0; begin < num_steps; begin += block_steps) {
+    int64_t steps = std::min(block_steps, num_steps - begin);
+    to.is_first = begin == 0;
+    to.is_last = begin + steps == num_steps;
+    const Panel block(panel + begin * Panel::kStepBytes, to.scales.table, num_tiles > 1);
+    const char* next = to.is_last ? next_panel : panel + (begin + steps) * Panel::kStepBytes;
+    int64_t lines_ahead = next ? steps * Panel::kStepBytes / kLineBytes : 0, num_chunks = steps / kChunkSteps;
+    int num_lines = num_chunks ? (int)divide_up(lines_ahead, num_tiles * num_chunks) : 0;
+    auto run = [&](int64_t number, const auto& some) {
+      int64_t row = rows * number / num_tiles, stop = rows * (number + 1) / num_tiles;
+      int64_t num_fetched = number * num_chunks * num_lines;
+      tile_of(stop - row, x + row * x_stride + begin * kPair<T>, x_stride, some, steps, to.from(row),
+              next + num_fetched * kLineBytes, num_fetched < lines_ahead ? num_lines : 0);
     };
-    run(0, first_rows, block);
-    for (int64_t number = 0; number < num_tiles; number++)
-      run(first_rows + (rows - first_rows) * number / num_tiles,
-          first_rows + (rows - first_rows) * (number + 1) / num_tiles, block.for_other_tiles());
-  }
-  for (int v = 0; v < kVectors; v++) {
-    int64_t left = num_outputs - v * kLanes;
-    if (left <= 0) break;
-    __mmask16 mask = first(left);
-    __m512 offset = bias ? load(bias + v * kLanes, mask) : _mm512_set1_ps(-0.0f);
-    __m512 scale = scales.of_outputs ? load(scales.of_outputs + v * kLanes, mask) : _mm512_setzero_ps();
-    for (int64_t row = 0; row < rows; row++) {
-      __m512 sum = load(sums + row * kPanel + v * kLanes);
-      if (scales.of_outputs) sum = times(times(sum, _mm512_set1_ps(scales.of_rows[row])), scale);
-      store(y + row * y_stride + v * kLanes, _mm512_add_ps(sum, offset), mask);
-    }
+    run(0, block);
+    for (int64_t number = 1; number < num_tiles; number++) run(number, block.for_other_tiles());
   }
 }
 
@@ -192,8 +216,7 @@ template <typename Panel, typename T, typename Bias, typename Out>
 void linear(const T* x, int64_t x_stride, int64_t num_rows, const char* packed, int64_t num_inputs,
             int64_t num_outputs, Fp8Scales scales, const Bias* bias, Out* y, int64_t y_stride, int num_threads) {
   int64_t num_steps = num_inputs / kPair<T>;
-  int64_t num_panels = (num_outputs + kPanel - 1) / kPanel;
-  int64_t num_blocks = (num_rows + kBlockRows - 1) / kBlockRows;
+  int64_t num_panels = divide_up(num_outputs, kPanel), num_blocks = divide_up(num_rows, kBlockRows);
   int64_t num_tasks = num_blocks * num_panels;
   std::atomic<int64_t> num_taken{0};
   num_threads = threads_for(num_rows * num_inputs * num_outputs, num_threads);
@@ -211,9 +234,10 @@ void linear(const T* x, int64_t x_stride, int64_t num_rows, const char* packed, 
       int64_t row = num_rows * block / num_blocks, stop = num_rows * (block + 1) / num_blocks;
       Fp8Scales some = scales;
       if (scales.of_outputs) some = {scales.table, scales.of_rows + row, scales.of_outputs + output};
-      panel_product<Panel>(x + row * x_stride, x_stride, stop - row, panel_of(task), num_steps, some,
-                           bias ? bias + output : nullptr, y + row * y_stride + output, y_stride,
-                           num_outputs - output, sums, panel_of(following));
+      Results<Bias, Out> to{sums, true, true, some, bias ? bias + output : nullptr, y + row * y_stride + output,
+                            y_stride, num_outputs - output};
+      panel_product<Panel>(x + row * x_stride, x_stride, stop - row, panel_of(task), num_steps, to,
+                           panel_of(following));
       task = following;
     }
   }

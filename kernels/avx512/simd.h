@@ -11,6 +11,9 @@ namespace nfold {
 constexpr int kLanes = 16;
 constexpr int64_t kLineBytes = 64;  // of a cache
 
+// Before a loop over an array of sums: unless it is unrolled early, a compiler holds the array in memory.
+#define NFOLD_UNROLLED _Pragma("GCC unroll 32")
+
 // How many threads are worth waking for so many multiply-adds.
 inline int threads_for(int64_t work, int num_threads) {
   constexpr int64_t kWorkPerThread = 1 << 17;
