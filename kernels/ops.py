@@ -17,7 +17,7 @@ import torch
 from .attention_inputs import AttentionInputs
 from .avx512 import ops as _avx512
 from .avx512.exchange import Exchange as Exchange
-from .avx512.linear import PANEL, PanelLinear
+from .avx512.linear import PANEL, GatedPanels, PanelLinear
 from .avx512.linear import touch as touch
 from .fp8_rows import Fp8Rows as Fp8Rows
 from .fp8_rows import Rows as Rows
@@ -77,6 +77,13 @@ def empty_packed_weight(
     if any(first % PANEL for first in firsts) or not PanelLinear.takes_inputs(num_inputs, dtype, device):
         return None
     return PanelLinear.empty(num_outputs, num_inputs, dtype)
+
+
+def empty_gated_panels(
+    num_outputs: int, num_inputs: int, dtype: torch.dtype, device: torch.device
+) -> GatedPanels | None:
+    """Packed weights of a gate and of what it gates, to be filled in two parts; None where they are two ops."""
+    return GatedPanels(num_outputs, num_inputs, dtype) if PanelLinear.takes_inputs(num_inputs, dtype, device) else None
 
 
 def computes_bfloat16(device: torch.device) -> bool:

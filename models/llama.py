@@ -13,7 +13,7 @@ from .config import ModelConfig
 from .errors import ConfigError
 from .kv_cache import KvCache
 from .layers.attention import Attention, AttentionStep, HeadSplit
-from .layers.linear import ColumnLinear, Part, RowLinear
+from .layers.linear import GatedLinear, Part, RowLinear
 from .layers.norm import RmsNorm
 from .layers.rotary import RotaryTable
 from .layers.vocabulary import VocabEmbedding, VocabHead
@@ -160,7 +160,7 @@ class LlamaMlp:
         if total % tp.size:
             raise ConfigError("tp", tp.size, f"the intermediate size {total} can be split over its divisors only")
         start, stop = tp.rank * total // tp.size, (tp.rank + 1) * total // tp.size
-        self.first = ColumnLinear(
+        self.first = GatedLinear(
             config.hidden_size,
             [Part(f"{name}.gate_proj", total, start, stop), Part(f"{name}.up_proj", total, start, stop)],
             bias=config.mlp_bias,
@@ -180,8 +180,7 @@ class LlamaMlp:
         )
 
     def __call__(self, x_TD: ops.Rows) -> torch.Tensor:
-        x_T2I, fp8 = self.first(x_TD), self._down.input_fp8
-        return self._down(ops.silu_and_mul(x_T2I) if fp8 is None else ops.silu_and_mul_to_fp8(x_T2I, fp8))
+        return self._down(self.first.gated(x_TD, self._down.input_fp8))
 
     def slots(self) -> Iterator[Slot]:
         yield from self.first.slots()

@@ -23,7 +23,7 @@ class Fp8Products:
             torch.bfloat16: compiled.function("nfold_linear_fp8_bfloat16", *types),
             torch.float32: compiled.function("nfold_linear_fp8_float32", *types),
         }
-        self.pack = compiled.function("nfold_pack_fp8", _P, _I, _I, _P, _N)
+        self.pack = compiled.function("nfold_pack_fp8", _P, _I, _I, _P, _I, _N)
         self.widen_rows = compiled.function("nfold_widen_rows", _P, _I, _I, _P, _P, _I, _N)
         # What numbers without their sign are in bfloat16: all low bytes, then all high ones.
         numbers = torch.arange(128, dtype=torch.uint8).view(torch.float8_e4m3fn)

@@ -4,6 +4,9 @@
 // prefetched. An output is summed in the same order whatever the number of rows, so a row's result does not depend on
 // the batch.
 //
+// Where a gate and what it gates share panels (see panels.cpp), y = silu(gate) * other, as if each product had been
+// stored and read again.
+//
 // FP8 weights are multiplied as bfloat16, which is exact: the first tile, of up to 6 rows, widens what it reads, and
 // where there are more tiles it leaves the block widened for them.
 #include <omp.h>
@@ -111,6 +114,7 @@ struct Results {
   const Bias* bias;
   Out* y;
   int64_t y_stride, num_outputs;
+  bool is_gated;
 
   Results from(int64_t row) const {
     Results part = *this;
@@ -157,9 +161,18 @@ void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, c
       NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) store(to.sums + r * kPanel + v * kLanes, acc[r][v]);
     return;
   }
+  if (to.is_gated) {
+    NFOLD_UNROLLED for (int v = 0; v < kVectors / 2; v++) {
+      __mmask16 mask = first_if_any(to.num_outputs - v * kLanes);
+      NFOLD_UNROLLED for (int r = 0; r < R; r++) {
+        __m512 gate = rounded(acc[r][v], to.y), gated = rounded(acc[r][v + kVectors / 2], to.y);
+        store(to.y + r * to.y_stride + v * kLanes, _mm512_mul_ps(silu(gate), gated), mask);
+      }
+    }
+    return;
+  }
   NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) {
-    int64_t left = to.num_outputs - v * kLanes;
-    __mmask16 mask = left > 0 ? first(left) : 0;
+    __mmask16 mask = first_if_any(to.num_outputs - v * kLanes);
     __m512 offset = to.bias ? load(to.bias + v * kLanes, mask) : _mm512_set1_ps(-0.0f);
     if (to.scales.of_outputs) {
       __m512 scale = load(to.scales.of_outputs + v * kLanes, mask);
@@ -214,12 +227,13 @@ void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel
 
 template <typename Panel, typename T, typename Bias, typename Out>
 void linear(const T* x, int64_t x_stride, int64_t num_rows, const char* packed, int64_t num_inputs,
-            int64_t num_outputs, Fp8Scales scales, const Bias* bias, Out* y, int64_t y_stride, int num_threads) {
-  int64_t num_steps = num_inputs / kPair<T>;
-  int64_t num_panels = divide_up(num_outputs, kPanel), num_blocks = divide_up(num_rows, kBlockRows);
+            int64_t num_outputs, Fp8Scales scales, const Bias* bias, bool is_gated, Out* y, int64_t y_stride,
+            int num_threads) {
+  int64_t num_steps = num_inputs / kPair<T>, width = is_gated ? kPanel / 2 : kPanel;
+  int64_t num_panels = divide_up(num_outputs, width), num_blocks = divide_up(num_rows, kBlockRows);
   int64_t num_tasks = num_blocks * num_panels;
   std::atomic<int64_t> num_taken{0};
-  num_threads = threads_for(num_rows * num_inputs * num_outputs, num_threads);
+  num_threads = threads_for(num_rows * num_inputs * num_panels * kPanel, num_threads);
 #pragma omp parallel num_threads(num_threads)
   {
     alignas(64) static thread_local float sums[kBlockRows * kPanel];
@@ -230,12 +244,12 @@ void linear(const T* x, int64_t x_stride, int64_t num_rows, const char* packed, 
     int64_t task = take();
     while (task < num_tasks) {
       int64_t following = take();
-      int64_t block = task / num_panels, output = task % num_panels * kPanel;
+      int64_t block = task / num_panels, output = task % num_panels * width;
       int64_t row = num_rows * block / num_blocks, stop = num_rows * (block + 1) / num_blocks;
       Fp8Scales some = scales;
       if (scales.of_outputs) some = {scales.table, scales.of_rows + row, scales.of_outputs + output};
       Results<Bias, Out> to{sums, true, true, some, bias ? bias + output : nullptr, y + row * y_stride + output,
-                            y_stride, num_outputs - output};
+                            y_stride, num_outputs - output, is_gated};
       panel_product<Panel>(x + row * x_stride, x_stride, stop - row, panel_of(task), num_steps, to,
                            panel_of(following));
       task = following;
@@ -250,9 +264,9 @@ extern "C" {
 
 #define NFOLD_LINEAR(name, In, Out)                                                                                 \
   void name(const In* x, int64_t x_stride, int64_t num_rows, const char* packed, int64_t num_inputs,                \
-            int64_t num_outputs, const In* bias, Out* y, int64_t y_stride, int num_threads) {                       \
-    nfold::linear<nfold::Wide>(x, x_stride, num_rows, packed, num_inputs, num_outputs, {}, bias, y, y_stride,       \
-                               num_threads);                                                                        \
+            int64_t num_outputs, const In* bias, int is_gated, Out* y, int64_t y_stride, int num_threads) {         \
+    nfold::linear<nfold::Wide>(x, x_stride, num_rows, packed, num_inputs, num_outputs, {}, bias, is_gated, y,       \
+                               y_stride, num_threads);                                                              \
   }
 
 // y = x W^T * x_scale [num_rows] * scale [num_outputs] + bias, each rounded to float32. Of x [num_rows, num_inputs] in
@@ -262,7 +276,7 @@ extern "C" {
             const float* scale, int64_t num_inputs, int64_t num_outputs, const float* bias, Out* y,                 \
             int num_threads) {                                                                                      \
     nfold::linear<nfold::Bytes>(x, num_inputs, num_rows, packed, num_inputs, num_outputs, {table, x_scale, scale},  \
-                                bias, y, num_outputs, num_threads);                                                 \
+                                bias, false, y, num_outputs, num_threads);                                          \
   }
 
 NFOLD_LINEAR(nfold_linear_float32, float, float)

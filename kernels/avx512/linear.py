@@ -22,11 +22,11 @@ class Products:
 
     def __init__(self, compiled: library.Library, dtype: torch.dtype) -> None:
         name = str(dtype).removeprefix("torch.")
-        types = (_P, _I, _I, _P, _I, _I, _P, _P, _I, _N)
+        types = (_P, _I, _I, _P, _I, _I, _P, _N, _P, _I, _N)
         self.linear = compiled.function(f"nfold_linear_{name}", *types)
         wide = name if dtype == torch.float32 else f"{name}_float32"
         self.linear_float32 = compiled.function(f"nfold_linear_{wide}", *types)
-        self.pack = compiled.function("nfold_pack", _P, _I, _I, _P, _N)
+        self.pack = compiled.function("nfold_pack", _P, _I, _I, _P, _I, _N)
         self.unpack_rows = compiled.function("nfold_unpack_rows", _P, _I, _P, _I, _P, _N)
 
 
@@ -66,26 +66,66 @@ def products(dtype: torch.dtype) -> Products | None:
 
 
 class Panels:
-    """The memory of a weight [O, I] in panels of 64 outputs (see panels.cpp), filled by `put`."""
+    """The memory of a weight [O, I] in panels of 64 outputs (see panels.cpp), filled by `put`.
+
+    With `num_sharing` the weight is so many of equal size, one after the other, that have a part of each panel.
+    """
 
     def __init__(
-        self, num_outputs: int, num_inputs: int, dtype: torch.dtype, pack: "ctypes._NamedFuncPointer"
+        self,
+        num_outputs: int,
+        num_inputs: int,
+        dtype: torch.dtype,
+        pack: "ctypes._NamedFuncPointer",
+        num_sharing: int = 1,
     ) -> None:
         """`pack` is the library's function for this type, whose rows must be whole units."""
         self.num_outputs, self.num_inputs, self.dtype = num_outputs, num_inputs, dtype
         self.num_units = num_inputs * dtype.itemsize // _UNIT_BYTES
-        num_panels = -(-num_outputs // PANEL)
+        self._width, self._outputs_each = PANEL // num_sharing, num_outputs // num_sharing
+        num_panels = -(-self._outputs_each // self._width)
         self.packed = huge_pages(num_panels * self.num_units * PANEL)
         self._pack = pack
 
     def put(self, first: int, weight_OI: torch.Tensor) -> None:
-        """Outputs from `first` on, where a panel begins; they fill panels whole, or end with the weight."""
-        num_outputs, stop = len(weight_OI), first + len(weight_OI)
-        assert first % PANEL == 0
-        assert num_outputs % PANEL == 0 or stop == self.num_outputs
+        """Outputs from `first` on, where a panel begins; they fill panels whole, or end with the weight that has a
+        part of each."""
+        number, first = divmod(first, self._outputs_each)
+        width, num_outputs, stop = self._width, len(weight_OI), first + len(weight_OI)
+        assert first % width == 0
+        assert stop == self._outputs_each or (stop < self._outputs_each and num_outputs % width == 0)
         weight_OI = weight_OI.to(self.dtype).contiguous()
-        panels = self.packed[first * self.num_units :]
-        self._pack(weight_OI.data_ptr(), self.num_units, num_outputs, panels.data_ptr(), torch.get_num_threads())
+        place = self.packed[first // width * PANEL * self.num_units + number * width :].data_ptr()
+        self._pack(weight_OI.data_ptr(), self.num_units, num_outputs, place, width, torch.get_num_threads())
+
+    def _multiply(
+        self,
+        compute: "ctypes._NamedFuncPointer",
+        x_TI: torch.Tensor,
+        bias_O: torch.Tensor | None,
+        out_dtype: torch.dtype,
+        *,
+        is_gated: bool,
+    ) -> torch.Tensor:
+        if x_TI.stride(1) != 1:
+            x_TI = x_TI.contiguous()
+        assert x_TI.dtype == self.dtype, f"{x_TI.dtype} times {self.dtype}"
+        num_rows, num_outputs = x_TI.shape[0], self._outputs_each
+        y_TO = torch.empty(num_rows, num_outputs, dtype=out_dtype)
+        compute(
+            x_TI.data_ptr(),
+            x_TI.stride(0),
+            num_rows,
+            self.packed.data_ptr(),
+            self.num_inputs,
+            num_outputs,
+            None if bias_O is None else bias_O.data_ptr(),
+            is_gated,
+            y_TO.data_ptr(),
+            num_outputs,
+            torch.get_num_threads(),
+        )
+        return y_TO
 
 
 class PanelLinear(Panels):
@@ -128,25 +168,9 @@ class PanelLinear(Panels):
     ) -> torch.Tensor:
         """x @ weight.T + bias; `out_dtype` may be float32, where sums of bfloat16 weights are kept as they are."""
         assert isinstance(x_TI, torch.Tensor)
-        if x_TI.stride(1) != 1:
-            x_TI = x_TI.contiguous()
-        assert x_TI.dtype == self.dtype, f"{x_TI.dtype} times {self.dtype}"
-        num_rows, num_outputs = len(x_TI), self.num_outputs
-        y_TO = torch.empty(num_rows, num_outputs, dtype=out_dtype or self.dtype)
-        compute = self._do.linear if y_TO.dtype == self.dtype else self._do.linear_float32
-        compute(
-            x_TI.data_ptr(),
-            x_TI.stride(0),
-            num_rows,
-            self.packed.data_ptr(),
-            self.num_inputs,
-            num_outputs,
-            None if bias_O is None else bias_O.data_ptr(),
-            y_TO.data_ptr(),
-            num_outputs,
-            torch.get_num_threads(),
-        )
-        return y_TO
+        out_dtype = out_dtype or self.dtype
+        compute = self._do.linear if out_dtype == self.dtype else self._do.linear_float32
+        return self._multiply(compute, x_TI, bias_O, out_dtype, is_gated=False)
 
     def rows(self, ids_N: torch.Tensor) -> torch.Tensor:
         """Rows of the weight, as an embedding reads them."""
@@ -160,3 +184,18 @@ class PanelLinear(Panels):
             torch.get_num_threads(),
         )
         return x_NI
+
+
+class GatedPanels(Panels):
+    """The weights of a gate and of what it gates, [2 O, I], to be filled by `put`; they share panels."""
+
+    def __init__(self, num_outputs: int, num_inputs: int, dtype: torch.dtype) -> None:
+        """`num_outputs` are those of both."""
+        do = products(dtype)
+        assert do is not None, "see PanelLinear.takes_inputs"
+        self._compute = do.linear
+        super().__init__(num_outputs, num_inputs, dtype, do.pack, num_sharing=2)
+
+    def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
+        """silu(x @ gate.T) * (x @ gated.T), [T, O], bit for bit as from a product that is stored in between."""
+        return self._multiply(self._compute, x_TI, None, self.dtype, is_gated=True)

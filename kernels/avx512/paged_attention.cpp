@@ -156,9 +156,6 @@ inline void add_values_of(int64_t left, const T* weights, const T* const* values
   }
 }
 
-inline __m512 rounded(__m512 x, const float*) { return x; }
-inline __m512 rounded(__m512 x, const bf16*) { return widen(narrow(x)); }
-
 // Turns a row's `visible` scores of the chunk into weights (0 beyond), and keeps its maximum, sum and output.
 template <typename T>
 inline void softmax_step(const float* scores, float scale, int64_t visible, float& highest, float& total, T* weights,

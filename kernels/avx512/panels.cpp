@@ -2,6 +2,8 @@
 //
 //   panel 0: k = 0: w[0..63][0] | k = 1: w[0..63][1] | ...     panel 1: ...
 //
+// Two weights whose outputs are wanted together, as a gate and what it gates, may share panels: 32 outputs of each.
+//
 // bfloat16: two k side by side, as the dot product instruction takes them. FP8: four k side by side for 16 outputs on
 // a line of 64 bytes; in each 16 of these the first two k of 4 outputs come before their other two, as Fp8ToBf16 takes
 // them.
@@ -18,13 +20,14 @@ namespace {
 
 // See nfold_pack.
 template <bool is_fp8>
-void pack(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int num_threads) {
+void pack(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int64_t width,
+          int num_threads) {
   const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-  int64_t num_panels = (num_outputs + kPanel - 1) / kPanel;
+  int64_t num_panels = (num_outputs + width - 1) / width;
 #pragma omp parallel for num_threads(num_threads)
   for (int64_t number = 0; number < num_panels; number++) {
-    for (int v = 0; v < kVectors; v++) {
-      int64_t output = number * kPanel + v * kLanes;
+    for (int v = 0; v < width / kLanes; v++) {
+      int64_t output = number * width + v * kLanes;
       for (int64_t k = 0; k < num_units; k += kLanes) {
         __mmask16 mask = first(num_units - k);
         __m512 block[kLanes];
@@ -47,14 +50,17 @@ void pack(const float* weight, int64_t num_units, int64_t num_outputs, float* pa
 
 extern "C" {
 
-// weight [num_outputs, num_units] to packed [panel][unit][output of the panel], units of 4 bytes, padded with zeros.
-// `packed` begins with a cache line; its lines are written whole, past the cache.
-void nfold_pack(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int num_threads) {
-  nfold::pack<false>(weight, num_units, num_outputs, packed, num_threads);
+// weight [num_outputs, num_units] to packed [panel][unit][output of the panel], units of 4 bytes, padded with zeros;
+// `width` outputs of each panel are this weight's. `packed` begins with a cache line, at the first panel's first of
+// these outputs; its lines are written whole, past the cache.
+void nfold_pack(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int64_t width,
+                int num_threads) {
+  nfold::pack<false>(weight, num_units, num_outputs, packed, width, num_threads);
 }
 
-void nfold_pack_fp8(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int num_threads) {
-  nfold::pack<true>(weight, num_units, num_outputs, packed, num_threads);
+void nfold_pack_fp8(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int64_t width,
+                    int num_threads) {
+  nfold::pack<true>(weight, num_units, num_outputs, packed, width, num_threads);
 }
 
 // Has the system give memory to so many spans of `bytes` from `address`, which are still empty. A large page is touched

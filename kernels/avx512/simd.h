@@ -26,6 +26,7 @@ struct bf16 {
 };
 
 inline __mmask16 first(int64_t count) { return count >= kLanes ? 0xffff : (__mmask16)((1u << count) - 1); }
+inline __mmask16 first_if_any(int64_t count) { return count > 0 ? first(count) : 0; }
 
 inline __m512 load(const float* x) { return _mm512_loadu_ps(x); }
 inline __m512 load(const float* x, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, x); }
@@ -49,6 +50,10 @@ inline void store(float* x, __m512 value) { _mm512_storeu_ps(x, value); }
 inline void store(float* x, __m512 value, __mmask16 mask) { _mm512_mask_storeu_ps(x, mask, value); }
 inline void store(bf16* x, __m512 value) { _mm256_storeu_si256((__m256i*)x, narrow(value)); }
 inline void store(bf16* x, __m512 value, __mmask16 mask) { _mm256_mask_storeu_epi16(x, mask, narrow(value)); }
+
+// As a number of this type has it.
+inline __m512 rounded(__m512 x, const float*) { return x; }
+inline __m512 rounded(__m512 x, const bf16*) { return widen(narrow(x)); }
 
 // Elements that one multiply-add takes for each sum: 1 float or 2 bfloat16, always 4 bytes.
 template <typename T>
@@ -112,6 +117,12 @@ inline __m512 exp(__m512 x) {
   y = _mm512_add_ps(_mm512_fmadd_ps(y, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
   __mmask16 in_range = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_GE_OQ);
   return _mm512_maskz_scalef_ps(in_range, y, n);
+}
+
+// x / (1 + e^-x). Below -87 e^-x would be cut off: there it is 0 to within 1e-36.
+inline __m512 silu(__m512 x) {
+  __m512 bounded = _mm512_min_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), _mm512_set1_ps(87.0f));
+  return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp(bounded)));
 }
 
 }  // namespace nfold

@@ -42,10 +42,10 @@ class Linear:
         self.bias_O = torch.zeros(num_outputs, dtype=dtype, device=device) if bias else None
         self._packed: ops.PackedWeight | None = None
         self._quantized: QuantizedWeight | None = None
-        self._filling: ops.PanelLinear | None = None
+        self._filling: ops.PanelLinear | ops.GatedPanels | None = None
         if format is None:
             if first_outputs is not None:
-                self._filling = ops.empty_packed_weight(num_outputs, num_inputs, first_outputs, dtype, device)
+                self._filling = self._empty_packed(num_outputs, num_inputs, first_outputs, dtype, device)
             if self._filling is None:
                 self.weight_OI = torch.zeros(num_outputs, num_inputs, dtype=dtype, device=device)
         else:
@@ -70,12 +70,22 @@ class Linear:
         assert isinstance(x_TI, torch.Tensor)
         return F.linear(x_TI, self.weight_OI, self.bias_O)
 
+    def _empty_packed(
+        self,
+        num_outputs: int,
+        num_inputs: int,
+        first_outputs: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> ops.PanelLinear | ops.GatedPanels | None:
+        return ops.empty_packed_weight(num_outputs, num_inputs, first_outputs, dtype, device)
+
     def pack(self) -> None:
         """Called once, when the weights are loaded: turns them into the form that computes fastest."""
         if self._quantized is not None:
             self._packed, self._quantized = self._quantized.pack(), None
             return
-        if self._filling is not None:
+        if isinstance(self._filling, ops.PanelLinear):
             self._packed, self._filling = self._filling, None
             return
         self._packed = ops.pack_weight(self.weight_OI)
@@ -144,6 +154,38 @@ class ColumnLinear(Linear):
             )
             if self.bias_O is not None:
                 yield Slot.copy(f"{part.name}.bias", shape[:1], self.bias_O[rows], start=part.start)
+
+
+class GatedLinear(ColumnLinear):
+    """Of a gate and what it gates, the two `parts`; to be called by `gated`."""
+
+    _gated: ops.GatedPanels | None = None
+
+    def gated(self, x_TI: ops.Rows, fp8: torch.dtype | None) -> ops.Rows:
+        """silu(gate(x)) * gated(x); `fp8` is the type in which the product behind this takes its inputs."""
+        if self._gated is None:
+            x_T2O = self(x_TI)
+            return ops.silu_and_mul(x_T2O) if fp8 is None else ops.silu_and_mul_to_fp8(x_T2O, fp8)
+        assert isinstance(x_TI, torch.Tensor)
+        y_TO = self._gated(x_TI)
+        return y_TO if fp8 is None else ops.quantize_rows(y_TO, fp8)
+
+    def _empty_packed(
+        self,
+        num_outputs: int,
+        num_inputs: int,
+        first_outputs: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> ops.PanelLinear | ops.GatedPanels | None:
+        panels = ops.empty_gated_panels(num_outputs, num_inputs, dtype, device) if self.bias_O is None else None
+        return panels or super()._empty_packed(num_outputs, num_inputs, first_outputs, dtype, device)
+
+    def pack(self) -> None:
+        if isinstance(self._filling, ops.GatedPanels):
+            self._gated, self._filling = self._filling, None
+        else:
+            super().pack()
 
 
 def _common_format(quantization: Quantization, parts: Sequence[Part]) -> WeightFormat | None:

@@ -81,6 +81,23 @@ def test_parts_put_one_by_one_are_the_whole(sizes: tuple[int, ...], dtype: torch
         assert torch.equal(packed(x, None), packed_of(weight)(x, None))
 
 
+@pytest.mark.parametrize("num_rows", [1, 6, 97])
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(32, 48), (2200, 64), (40, 90)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gate_and_what_it_gates_in_one_product(
+    num_rows: int, num_inputs: int, num_outputs: int, dtype: torch.dtype
+) -> None:
+    gate, gated = (random(num_outputs, num_inputs, dtype=dtype, seed=seed) for seed in (1, 2))
+    x = random(num_rows, num_inputs, dtype=dtype, seed=3) / num_inputs**0.5
+    panels = ops.empty_gated_panels(2 * num_outputs, num_inputs, dtype, x.device)
+    in_two = packed_of(torch.cat((gate, gated)))
+    assert (panels is not None) == isinstance(in_two, PanelLinear)
+    if panels is not None:
+        panels.put(num_outputs, gated)
+        panels.put(0, gate)
+        assert torch.equal(panels(x), ops.silu_and_mul(in_two(x, None)))
+
+
 def test_touch_stays_within_its_spans() -> None:
     units = torch.ones(5000, dtype=torch.int32)
     ops.touch([units[1000:1001], units[2000:4000]])
