@@ -13,11 +13,11 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <utility>
 
 #include "fp8.h"
 #include "panels.h"
+#include "shares.h"
 
 namespace nfold {
 namespace {
@@ -212,7 +212,8 @@ void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel
     to.is_last = begin + steps == num_steps;
     const Panel block(panel + begin * Panel::kStepBytes, to.scales.table, num_tiles > 1);
     const char* next = to.is_last ? next_panel : panel + (begin + steps) * Panel::kStepBytes;
-    int64_t lines_ahead = next ? steps * Panel::kStepBytes / kLineBytes : 0, num_chunks = steps / kChunkSteps;
+    int64_t lines_ahead = next && num_tiles > 1 ? steps * Panel::kStepBytes / kLineBytes : 0;
+    int64_t num_chunks = steps / kChunkSteps;
     int num_lines = num_chunks ? (int)divide_up(lines_ahead, num_tiles * num_chunks) : 0;
     auto run = [&](int64_t number, const auto& some) {
       int64_t row = rows * number / num_tiles, stop = rows * (number + 1) / num_tiles;
@@ -232,18 +233,17 @@ void linear(const T* x, int64_t x_stride, int64_t num_rows, const char* packed, 
   int64_t num_steps = num_inputs / kPair<T>, width = is_gated ? kPanel / 2 : kPanel;
   int64_t num_panels = divide_up(num_outputs, width), num_blocks = divide_up(num_rows, kBlockRows);
   int64_t num_tasks = num_blocks * num_panels;
-  std::atomic<int64_t> num_taken{0};
   num_threads = threads_for(num_rows * num_inputs * num_panels * kPanel, num_threads);
+  Shares shares(num_tasks, num_threads);
 #pragma omp parallel num_threads(num_threads)
   {
     alignas(64) static thread_local float sums[kBlockRows * kPanel];
-    auto take = [&] { return num_taken.fetch_add(1, std::memory_order_relaxed); };
     auto panel_of = [&](int64_t task) {
       return task < num_tasks ? packed + task % num_panels * num_steps * Panel::kStepBytes : nullptr;
     };
-    int64_t task = take();
+    int64_t task = shares.take(omp_get_thread_num());
     while (task < num_tasks) {
-      int64_t following = take();
+      int64_t following = shares.take(omp_get_thread_num());
       int64_t block = task / num_panels, output = task % num_panels * width;
       int64_t row = num_rows * block / num_blocks, stop = num_rows * (block + 1) / num_blocks;
       Fp8Scales some = scales;

@@ -16,10 +16,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <vector>
 
+#include "shares.h"
 #include "simd.h"
 
 namespace nfold {
@@ -278,8 +278,9 @@ void paged_attention(const Inputs<T>& in, int64_t num_sequences, int num_threads
   }
   const Task* all = tasks.data();
   int64_t num_tasks = (int64_t)tasks.size();
-  std::atomic<int64_t> num_taken{0};
-#pragma omp parallel num_threads(threads_for(work, (int)std::min<int64_t>(num_threads, num_tasks)))
+  num_threads = threads_for(work, (int)std::min<int64_t>(num_threads, num_tasks));
+  Shares shares(num_tasks, num_threads);
+#pragma omp parallel num_threads(num_threads)
   {
     static thread_local Scratch<T> scratch;
     int64_t width = (in.head_dim + kSpan<T> - 1) / kSpan<T> * kSpan<T>;
@@ -287,7 +288,7 @@ void paged_attention(const Inputs<T>& in, int64_t num_sequences, int num_threads
     scratch.turned.resize(width * kLanes);
     scratch.out.resize(kRows * width);
     auto take = [&] {
-      int64_t number = num_taken.fetch_add(1, std::memory_order_relaxed);
+      int64_t number = shares.take(omp_get_thread_num());
       return number < num_tasks ? all + number : nullptr;
     };
     const Task* task = take();
