@@ -61,9 +61,14 @@ struct Scratch {
   Chunk<T> chunks[2], *now = &chunks[0], *next = &chunks[1];
 };
 
+// One of `num_parts` of what a chunk reads, a little at a time: a core waits for few lines at once. Inlined by force, or
+// GCC takes a function that only fetches for one without effect, and drops it.
 template <typename T>
-inline void fetch(const T* x, int64_t size) {
-  for (int64_t i = 0; i < size; i += kLineBytes / (int64_t)sizeof(T)) _mm_prefetch((const char*)(x + i), _MM_HINT_T1);
+[[gnu::always_inline]] inline void fetch_part(const T* const* tokens, int64_t count, int64_t part, int64_t num_parts,
+                                              int64_t size) {
+  for (int64_t token = count * part / num_parts; token < count * (part + 1) / num_parts; token++)
+    for (int64_t i = 0; i < size; i += kLineBytes / (int64_t)sizeof(T))
+      _mm_prefetch((const char*)(tokens[token] + i), _MM_HINT_T1);
 }
 
 // 16 keys to turned [num_units][16], units of 4 bytes.
@@ -225,16 +230,19 @@ void attend(const Inputs<T>& in, const Task& task, const Task* following, Scratc
     Chunk<T>& next = *scratch.next;
     bool is_last = start + kChunk >= task.num_visible;
     find(in, is_last ? following : &task, is_last ? 0 : start + kChunk, next);
-    for (int64_t c = 0; c < now.count; c += kLanes) {
+    int64_t num_groups = (now.count + kLanes - 1) / kLanes;
+    for (int64_t g = 0; g < num_groups; g++) {
+      int64_t c = g * kLanes;
       turn(now.keys + c, num_units, scratch.turned.data());
-      for (int64_t i = c; i < std::min(c + kLanes, next.count); i++) fetch(next.keys[i], d);
+      fetch_part(next.keys, next.count, 2 * g, 2 * num_groups, d);
       score_rows(rows, scratch.q.data(), d, scratch.turned.data(), num_units, scratch.scores + c);
-      for (int64_t i = c; i < std::min(c + kLanes, next.count); i++) fetch(next.values[i], d);
+      fetch_part(next.keys, next.count, 2 * g + 1, 2 * num_groups, d);
     }
     for (int r = 0; r < rows; r++) {
       int64_t visible = num_before + (task.row + r) / group + 1 - start;
       softmax_step(scratch.scores + r * kChunk, in.scale, visible, scratch.highest[r], scratch.total[r],
                    scratch.weights + r * kChunk, scratch.out.data() + r * width, width);
+      fetch_part(next.values, next.count, r, rows, d);
     }
     for (int64_t i = 0; i < d; i += kPvVectors * kLanes) {
       int r = 0;
