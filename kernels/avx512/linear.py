@@ -1,20 +1,18 @@
 """Products with a weight that is packed once. Legend: T rows, I inputs, O outputs, N rows of an embedding."""
 
 import ctypes
-import mmap
 from collections.abc import Sequence
 from functools import cache
 
 import torch
 
+from .. import huge_pages
 from ..fp8_rows import Rows
 from . import library
 
 _P, _I, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 PANEL = 64
 _UNIT_BYTES = 4
-_HUGE_PAGE_BYTES = 2 << 20
-_LIBC = ctypes.CDLL(None)
 
 
 class Products:
@@ -30,16 +28,13 @@ class Products:
         self.unpack_rows = compiled.function("nfold_unpack_rows", _P, _I, _P, _I, _P, _N)
 
 
-def huge_pages(num_units: int) -> torch.Tensor:
+def _from_a_huge_page_on(num_units: int) -> torch.Tensor:
     """int32 [num_units], unset, in huge pages where the system gives them: reading weights from memory then takes a
     third less time. What is left over behind the last whole page stays in small ones, so none is wasted."""
-    spare = _HUGE_PAGE_BYTES // _UNIT_BYTES
-    memory = torch.empty(num_units + spare, dtype=torch.int32)
-    offset = -memory.data_ptr() % _HUGE_PAGE_BYTES
+    memory = torch.empty(num_units + huge_pages.HUGE_PAGE_BYTES // _UNIT_BYTES, dtype=torch.int32)
+    offset = -memory.data_ptr() % huge_pages.HUGE_PAGE_BYTES
     units = memory[offset // _UNIT_BYTES :][:num_units]
-    whole_bytes = units.nbytes // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
-    if whole_bytes and hasattr(mmap, "MADV_HUGEPAGE"):
-        _LIBC.madvise(_P(units.data_ptr()), ctypes.c_size_t(whole_bytes), mmap.MADV_HUGEPAGE)  # advice: may fail
+    huge_pages.advise(units)
     return units
 
 
@@ -84,7 +79,7 @@ class Panels:
         self.num_units = num_inputs * dtype.itemsize // _UNIT_BYTES
         self._width, self._outputs_each = PANEL // num_sharing, num_outputs // num_sharing
         num_panels = -(-self._outputs_each // self._width)
-        self.packed = huge_pages(num_panels * self.num_units * PANEL)
+        self.packed = _from_a_huge_page_on(num_panels * self.num_units * PANEL)
         self._pack = pack
 
     def put(self, first: int, weight_OI: torch.Tensor) -> None:
