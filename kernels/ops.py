@@ -92,12 +92,12 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def _compiled(x: torch.Tensor) -> _avx512.Functions | None:
-    return _avx512.functions(x.dtype) if x.device.type == "cpu" else None
+    return _avx512.functions(x.dtype) if x.is_cpu else None
 
 
 def _triton(x: torch.Tensor) -> ModuleType | None:
     """`kernels/triton/ops.py` where x is on a GPU."""
-    if x.device.type == "cpu":
+    if x.is_cpu:
         return None
     from .triton import ops  # CPU builds of torch come without Triton
 
@@ -106,10 +106,10 @@ def _triton(x: torch.Tensor) -> ModuleType | None:
 
 def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
     """x / sqrt(mean(x²) + eps) * weight, computed in float32, in the type of x."""
-    if gpu := _triton(x_TD):
-        return gpu.rms_norm(x_TD, weight_D, eps)
     if do := _compiled(x_TD):
         return _avx512.rms_norm(do, x_TD, None, weight_D, eps)
+    if gpu := _triton(x_TD):
+        return gpu.rms_norm(x_TD, weight_D, eps)
     return _rms_norm.rms_norm(x_TD, weight_D, eps)
 
 
@@ -117,10 +117,10 @@ def add_rms_norm(
     x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rms_norm(x + residual), x + residual). `residual_TD` is overwritten."""
-    if gpu := _triton(x_TD):
-        return gpu.add_rms_norm(x_TD, residual_TD, weight_D, eps)
     if do := _compiled(x_TD):
         return _avx512.rms_norm(do, x_TD, residual_TD, weight_D, eps), residual_TD
+    if gpu := _triton(x_TD):
+        return gpu.add_rms_norm(x_TD, residual_TD, weight_D, eps)
     return _rms_norm.add_rms_norm(x_TD, residual_TD, weight_D, eps)
 
 
@@ -226,10 +226,10 @@ def paged_attention(
 
 def silu_and_mul(x_T2I: torch.Tensor) -> torch.Tensor:
     """silu(left half) * right half, [T, I]."""
-    if gpu := _triton(x_T2I):
-        return gpu.silu_and_mul(x_T2I)
     if do := _compiled(x_T2I):
         return _avx512.silu_and_mul(do, x_T2I)
+    if gpu := _triton(x_T2I):
+        return gpu.silu_and_mul(x_T2I)
     return _silu_and_mul.silu_and_mul(x_T2I)
 
 

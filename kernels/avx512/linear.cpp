@@ -105,7 +105,8 @@ struct Fp8Scales {
   const float* of_outputs;
 };
 
-// Where the sums of some rows and a panel go: behind the last block to y, before it to `sums` and on from there.
+// Where the sums of some rows and a panel go: behind the last block to y, before it to `sums` and on from there. Tiles
+// share one, as to write a copy and to read it would wait for all results that are still on their way to memory.
 template <typename Bias, typename Out>
 struct Results {
   float* sums;  // [rows][kPanel]
@@ -115,27 +116,20 @@ struct Results {
   Out* y;
   int64_t y_stride, num_outputs;
   bool is_gated;
-
-  Results from(int64_t row) const {
-    Results part = *this;
-    part.sums += row * kPanel;
-    part.y += row * y_stride;
-    if (scales.of_rows) part.scales.of_rows += row;
-    return part;
-  }
 };
 
-// R rows of x, the inputs of the block, times a panel's block.
+// R rows of x, the inputs of the block, times a panel's block: the results' rows from `row` on.
 template <int R, typename T, typename Panel, typename Bias, typename Out>
 void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, const Results<Bias, Out>& to,
-          const char* next, int num_lines) {
+          int64_t row, const char* next, int num_lines) {
+  float* sums = to.sums + row * kPanel;
   __m512 acc[R][kVectors];
   if (to.is_first) {
     NFOLD_UNROLLED for (int r = 0; r < R; r++)
       NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) acc[r][v] = _mm512_setzero_ps();
   } else {
     NFOLD_UNROLLED for (int r = 0; r < R; r++)
-      NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) acc[r][v] = load(to.sums + r * kPanel + v * kLanes);
+      NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) acc[r][v] = load(sums + r * kPanel + v * kLanes);
   }
   auto add_steps = [&](int64_t step, auto count) __attribute__((always_inline)) {
     const auto weights = panel.template steps_for<R>(step, step + count);
@@ -158,15 +152,16 @@ void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, c
   for (; step < num_steps; step += Panel::kSteps) add_steps(step, std::integral_constant<int64_t, Panel::kSteps>());
   if (!to.is_last) {
     NFOLD_UNROLLED for (int r = 0; r < R; r++)
-      NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) store(to.sums + r * kPanel + v * kLanes, acc[r][v]);
+      NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) store(sums + r * kPanel + v * kLanes, acc[r][v]);
     return;
   }
+  Out* y = to.y + row * to.y_stride;
   if (to.is_gated) {
     NFOLD_UNROLLED for (int v = 0; v < kVectors / 2; v++) {
       __mmask16 mask = first_if_any(to.num_outputs - v * kLanes);
       NFOLD_UNROLLED for (int r = 0; r < R; r++) {
-        __m512 gate = rounded(acc[r][v], to.y), gated = rounded(acc[r][v + kVectors / 2], to.y);
-        store(to.y + r * to.y_stride + v * kLanes, _mm512_mul_ps(silu(gate), gated), mask);
+        __m512 gate = rounded(acc[r][v], y), gated = rounded(acc[r][v + kVectors / 2], y);
+        store(y + r * to.y_stride + v * kLanes, _mm512_mul_ps(silu(gate), gated), mask);
       }
     }
     return;
@@ -177,15 +172,15 @@ void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, c
     if (to.scales.of_outputs) {
       __m512 scale = load(to.scales.of_outputs + v * kLanes, mask);
       NFOLD_UNROLLED for (int r = 0; r < R; r++)
-        acc[r][v] = times(times(acc[r][v], _mm512_set1_ps(to.scales.of_rows[r])), scale);
+        acc[r][v] = times(times(acc[r][v], _mm512_set1_ps(to.scales.of_rows[row + r])), scale);
     }
     NFOLD_UNROLLED for (int r = 0; r < R; r++)
-      store(to.y + r * to.y_stride + v * kLanes, _mm512_add_ps(acc[r][v], offset), mask);
+      store(y + r * to.y_stride + v * kLanes, _mm512_add_ps(acc[r][v], offset), mask);
   }
 }
 
 template <typename T, typename Panel, typename Bias, typename Out>
-using Tile = void (*)(const T*, int64_t, const Panel&, int64_t, const Results<Bias, Out>&, const char*, int);
+using Tile = void (*)(const T*, int64_t, const Panel&, int64_t, const Results<Bias, Out>&, int64_t, const char*, int);
 
 // By rows - 1.
 template <typename T, typename Panel, typename Bias, typename Out, int... R>
@@ -195,9 +190,9 @@ constexpr std::array<Tile<T, Panel, Bias, Out>, sizeof...(R)> tiles(std::integer
 
 template <typename T, typename Panel, typename Bias, typename Out>
 void tile_of(int64_t rows, const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps,
-             const Results<Bias, Out>& to, const char* next, int num_lines) {
+             const Results<Bias, Out>& to, int64_t row, const char* next, int num_lines) {
   static constexpr auto kTiles = tiles<T, Panel, Bias, Out>(std::make_integer_sequence<int, kTileRows>());
-  kTiles[rows - 1](x, x_stride, panel, num_steps, to, next, num_lines);
+  kTiles[rows - 1](x, x_stride, panel, num_steps, to, row, next, num_lines);
 }
 
 // One panel for `rows` rows of x, while the block that comes next is fetched; `next_panel` may be none.
@@ -218,7 +213,7 @@ void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel
     auto run = [&](int64_t number, const auto& some) {
       int64_t row = rows * number / num_tiles, stop = rows * (number + 1) / num_tiles;
       int64_t num_fetched = number * num_chunks * num_lines;
-      tile_of(stop - row, x + row * x_stride + begin * kPair<T>, x_stride, some, steps, to.from(row),
+      tile_of(stop - row, x + row * x_stride + begin * kPair<T>, x_stride, some, steps, to, row,
               next + num_fetched * kLineBytes, num_fetched < lines_ahead ? num_lines : 0);
     };
     run(0, block);

@@ -124,7 +124,7 @@ def paged_attention(
         tables_SB.stride(0),
         inputs.query_start.data_ptr(),
         inputs.context_lens_S.data_ptr(),
-        len(tables_SB),
+        tables_SB.shape[0],
         b,
         H,
         K,
