@@ -83,7 +83,9 @@ def empty_gated_panels(
     num_outputs: int, num_inputs: int, dtype: torch.dtype, device: torch.device
 ) -> GatedPanels | None:
     """Packed weights of a gate and of what it gates, to be filled in two parts; None where they are two ops."""
-    return GatedPanels(num_outputs, num_inputs, dtype) if PanelLinear.takes_inputs(num_inputs, dtype, device) else None
+    if not PanelLinear.takes_inputs(num_inputs, dtype, device):
+        return None
+    return GatedPanels(num_outputs, num_inputs, dtype)
 
 
 def computes_bfloat16(device: torch.device) -> bool:
