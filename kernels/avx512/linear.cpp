@@ -1,8 +1,8 @@
 // y = x W^T + bias, W in panels of 64 outputs (see panels.cpp). A thread takes a panel, K in blocks that stay in its
 // L2 cache, and runs tiles of up to 6 rows x 64 outputs in registers: rows of x are broadcast, which costs time beside
-// the products, so a tile is wide rather than high. While a block is used the one that the thread takes next is
-// prefetched. An output is summed in the same order whatever the number of rows, so a row's result does not depend on
-// the batch.
+// the products, so a tile is wide rather than high. While several tiles use a block the one that the thread takes next
+// is prefetched; where there is one tile, the thread reads on and on, and the processor fetches ahead by itself. An
+// output is summed in the same order whatever the number of rows, so a row's result does not depend on the batch.
 //
 // Where a gate and what it gates share panels (see panels.cpp), y = silu(gate) * other, as if each product had been
 // stored and read again.
