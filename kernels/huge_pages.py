@@ -10,7 +10,7 @@ _LIBC = ctypes.CDLL(None)
 
 
 def advise(memory: torch.Tensor) -> None:
-    """Have the system give huge pages, where it can, to the whole ones that lie within `memory`, which has none yet."""
+    """Have the system give `memory`, which has no pages yet, huge ones wherever whole ones lie within it."""
     lacking = -memory.data_ptr() % HUGE_PAGE_BYTES
     whole_bytes = (memory.nbytes - lacking) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
     if memory.device.type == "cpu" and whole_bytes > 0 and hasattr(mmap, "MADV_HUGEPAGE"):

@@ -18,6 +18,7 @@ from .attention_inputs import AttentionInputs
 from .avx512 import ops as _avx512
 from .avx512.exchange import Exchange as Exchange
 from .avx512.linear import PANEL, GatedPanels, PanelLinear
+from .avx512.linear import Panels as Panels
 from .avx512.linear import touch as touch
 from .fp8_rows import Fp8Rows as Fp8Rows
 from .fp8_rows import Rows as Rows

@@ -119,7 +119,7 @@ class VocabHead(Linear):
             yield _vocab_slot(self._name, self._split, self.weight_OI, self._filling)
 
 
-def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor, filling: ops.PanelLinear | None) -> Slot:
+def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor, filling: ops.Panels | None) -> Slot:
     name = f"{name}.weight"
     if filling is None:
         shape = (split.vocab_size, weight_VD.shape[1])
@@ -128,6 +128,6 @@ def _vocab_slot(name: str, split: VocabSplit, weight_VD: torch.Tensor, filling: 
     return Slot(name, shape, partial(_put_padded, filling), 0, split.start, split.stop, memory=filling.packed)
 
 
-def _put_padded(filling: ops.PanelLinear, part_VD: torch.Tensor) -> None:
+def _put_padded(filling: ops.Panels, part_VD: torch.Tensor) -> None:
     num_lacking = filling.num_outputs - len(part_VD)
     filling.put(0, F.pad(part_VD, (0, 0, 0, num_lacking)) if num_lacking else part_VD)
