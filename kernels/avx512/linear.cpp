@@ -27,8 +27,6 @@ constexpr int64_t kBlockSteps = 1024;  // of 4 bytes of each output: a block of 
 constexpr int64_t kChunkSteps = 4;
 constexpr int64_t kBlockRows = 96;
 
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // As its own rounding: a compiler may join a plain product with the sum that follows.
 inline __m512 times(__m512 a, __m512 b) {
   return _mm512_mul_round_ps(a, b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

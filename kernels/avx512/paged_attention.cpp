@@ -169,7 +169,7 @@ inline void softmax_step(const float* scores, float scale, int64_t visible, floa
   __m512 value[kChunk / kLanes];
   __m512 most = _mm512_set1_ps(highest);
   for (int i = 0; i < kChunk / kLanes; i++) {
-    __mmask16 mask = visible <= i * kLanes ? 0 : first(visible - i * kLanes);
+    __mmask16 mask = first_if_any(visible - i * kLanes);
     value[i] = _mm512_mask_mul_ps(hidden, mask, load(scores + i * kLanes, mask), _mm512_set1_ps(scale));
     most = _mm512_max_ps(most, value[i]);
   }
@@ -230,7 +230,7 @@ void attend(const Inputs<T>& in, const Task& task, const Task* following, Scratc
     Chunk<T>& next = *scratch.next;
     bool is_last = start + kChunk >= task.num_visible;
     find(in, is_last ? following : &task, is_last ? 0 : start + kChunk, next);
-    int64_t num_groups = (now.count + kLanes - 1) / kLanes;
+    int64_t num_groups = divide_up(now.count, kLanes);
     for (int64_t g = 0; g < num_groups; g++) {
       int64_t c = g * kLanes;
       turn(now.keys + c, num_units, scratch.turned.data());

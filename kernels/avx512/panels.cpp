@@ -23,7 +23,7 @@ template <bool is_fp8>
 void pack(const float* weight, int64_t num_units, int64_t num_outputs, float* packed, int64_t width,
           int num_threads) {
   const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-  int64_t num_panels = (num_outputs + width - 1) / width;
+  int64_t num_panels = divide_up(num_outputs, width);
 #pragma omp parallel for num_threads(num_threads)
   for (int64_t number = 0; number < num_panels; number++) {
     for (int v = 0; v < width / kLanes; v++) {

@@ -21,6 +21,8 @@ inline int threads_for(int64_t work, int num_threads) {
   return (int)(wanted < num_threads ? wanted : num_threads);
 }
 
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 struct bf16 {
   uint16_t bits;
 };

@@ -26,6 +26,8 @@ class Linear:
     says where its parts begin, None that it comes otherwise.
     """
 
+    _is_gated = False
+
     def __init__(
         self,
         num_inputs: int,
@@ -44,8 +46,10 @@ class Linear:
         self._quantized: QuantizedWeight | None = None
         self._filling: ops.PanelLinear | ops.GatedPanels | None = None
         if format is None:
-            if first_outputs is not None:
-                self._filling = self._empty_packed(num_outputs, num_inputs, first_outputs, dtype, device)
+            if self._is_gated and not bias:
+                self._filling = ops.empty_gated_panels(num_outputs, num_inputs, dtype, device)
+            elif first_outputs is not None:
+                self._filling = ops.empty_packed_weight(num_outputs, num_inputs, first_outputs, dtype, device)
             if self._filling is None:
                 self.weight_OI = torch.zeros(num_outputs, num_inputs, dtype=dtype, device=device)
         else:
@@ -69,16 +73,6 @@ class Linear:
             return self._packed(x_TI, self.bias_O)
         assert isinstance(x_TI, torch.Tensor)
         return F.linear(x_TI, self.weight_OI, self.bias_O)
-
-    def _empty_packed(
-        self,
-        num_outputs: int,
-        num_inputs: int,
-        first_outputs: Sequence[int],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> ops.PanelLinear | ops.GatedPanels | None:
-        return ops.empty_packed_weight(num_outputs, num_inputs, first_outputs, dtype, device)
 
     def pack(self) -> None:
         """Called once, when the weights are loaded: turns them into the form that computes fastest."""
@@ -159,6 +153,7 @@ class ColumnLinear(Linear):
 class GatedLinear(ColumnLinear):
     """Of a gate and what it gates, the two `parts`; to be called by `gated`."""
 
+    _is_gated = True
     _gated: ops.GatedPanels | None = None
 
     def gated(self, x_TI: ops.Rows, fp8: torch.dtype | None) -> ops.Rows:
@@ -169,17 +164,6 @@ class GatedLinear(ColumnLinear):
         assert isinstance(x_TI, torch.Tensor)
         y_TO = self._gated(x_TI)
         return y_TO if fp8 is None else ops.quantize_rows(y_TO, fp8)
-
-    def _empty_packed(
-        self,
-        num_outputs: int,
-        num_inputs: int,
-        first_outputs: Sequence[int],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> ops.PanelLinear | ops.GatedPanels | None:
-        panels = ops.empty_gated_panels(num_outputs, num_inputs, dtype, device) if self.bias_O is None else None
-        return panels or super()._empty_packed(num_outputs, num_inputs, first_outputs, dtype, device)
 
     def pack(self) -> None:
         if isinstance(self._filling, ops.GatedPanels):
