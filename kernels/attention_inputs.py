@@ -44,7 +44,7 @@ class LastTokens:
     """The tokens of a step whose hidden states are wanted: past its keys and values the last layer needs no others.
 
     Attributes:
-        rows_R: int64, rows of T.
+        rows_R: int64, rows of T, ascending.
         attention: the layout of these alone, each a sequence with one query token.
     """
 

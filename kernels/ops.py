@@ -16,6 +16,9 @@ import torch
 
 from .attention_inputs import AttentionInputs
 from .avx512 import ops as _avx512
+from .avx512.decoder_layers import DecoderLayers as DecoderLayers
+from .avx512.decoder_layers import DecoderShape as DecoderShape
+from .avx512.decoder_layers import DecoderWeights as DecoderWeights
 from .avx512.exchange import Exchange as Exchange
 from .avx512.linear import PANEL, GatedPanels, PanelLinear
 from .avx512.linear import Panels as Panels

@@ -56,6 +56,8 @@ class LlamaForCausalLM:
         self._rotary = RotaryTable(
             config.rope, config.head_dim, config.max_position_embeddings, dtype=dtype, device=device
         )
+        self._tp = tp
+        self._in_one_call: ops.DecoderLayers | None = None
 
     @torch.inference_mode()
     def forward(
@@ -66,17 +68,32 @@ class LlamaForCausalLM:
         inputs: AttentionInputs,
         last: LastTokens | None = None,
     ) -> torch.Tensor:
-        cos_Td, sin_Td = self._rotary.at(positions_T)
-        step = AttentionStep(cos_Td, sin_Td, inputs.slot_mapping_T, ops.prepare_attention(inputs, kv.k[0]))
+        angles = self._rotary.at(positions_T)
+        x_TD = self._embedding(token_ids_T)
+        if self._in_one_call is not None and kv.dtype == self.dtype:
+            x_TD, residual_TD = self._in_one_call(x_TD, *angles, kv.k, kv.v, inputs, last)
+        else:
+            x_TD, residual_TD = self._layer_by_layer(x_TD, angles, kv, inputs, last)
+        return self._norm.add(x_TD, residual_TD)[0]
+
+    def _layer_by_layer(
+        self,
+        x_TD: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        kv: KvCache,
+        inputs: AttentionInputs,
+        last: LastTokens | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        step = AttentionStep(*angles, inputs.slot_mapping_T, ops.prepare_attention(inputs, kv.k[0]))
         steps = [step] * len(self._layers)
         if last is not None:
             plan = ops.prepare_attention(last.attention, kv.k[0])
-            steps[-1] = AttentionStep(cos_Td, sin_Td, inputs.slot_mapping_T, plan, last.rows_R)
-        x_TD, residual_TD = self._embedding(token_ids_T), None
+            steps[-1] = AttentionStep(*angles, inputs.slot_mapping_T, plan, last.rows_R)
+        residual_TD = None
         for layer, k_cache, v_cache, step in zip(self._layers, kv.k, kv.v, steps, strict=True):
             x_TD, residual_TD = layer(x_TD, residual_TD, k_cache, v_cache, step)
         assert residual_TD is not None, "a model has at least one layer"
-        return self._norm.add(x_TD, residual_TD)[0]
+        return x_TD, residual_TD
 
     @torch.inference_mode()
     def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
@@ -95,6 +112,25 @@ class LlamaForCausalLM:
         for layer in self._layers:
             layer.pack()
         self._head.pack()
+        if self._tp.size == 1:  # else sums over the ranks come in between
+            self._in_one_call = self._join_layers()
+
+    def _join_layers(self) -> ops.DecoderLayers | None:
+        """None where a layer is not of the form that all of one call must have."""
+        weights = [some for layer in self._layers if (some := layer.weights()) is not None]
+        if len(weights) < len(self._layers):
+            return None
+        config = self.config
+        shape = ops.DecoderShape(
+            hidden_size=config.hidden_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            intermediate_size=config.intermediate_size,
+            rms_norm_eps=config.rms_norm_eps,
+            attention_scale=config.head_dim**-0.5,
+        )
+        return ops.DecoderLayers(weights, shape)
 
 
 class LlamaLayer:
@@ -142,6 +178,24 @@ class LlamaLayer:
         self._attention.pack()
         self._mlp.pack()
 
+    def weights(self) -> ops.DecoderWeights | None:
+        """None where they are packed otherwise."""
+        attention, mlp = self._attention, self._mlp
+        qkv, output = attention.first.panels, attention.output.panels
+        gate_up, down = mlp.first.gated_panels, mlp.down.panels
+        if qkv is None or output is None or gate_up is None or down is None:
+            return None
+        return ops.DecoderWeights(
+            input_norm_D=self._input_norm.weight_D,
+            qkv=qkv,
+            qkv_bias_O=attention.first.bias_O,
+            output=output,
+            output_bias_D=attention.output.bias_O,
+            mlp_norm_D=self._mlp_norm.weight_D,
+            gate_up=gate_up,
+            down=down,
+        )
+
 
 class LlamaMlp:
     """down(silu(gate(x)) * up(x)), the intermediate dimension split over the ranks. `first` is gate and up."""
@@ -168,7 +222,7 @@ class LlamaMlp:
             device=device,
             quantization=quantization,
         )
-        self._down = RowLinear(
+        self.down = RowLinear(
             f"{name}.down_proj",
             total,
             config.hidden_size,
@@ -180,12 +234,12 @@ class LlamaMlp:
         )
 
     def __call__(self, x_TD: ops.Rows) -> torch.Tensor:
-        return self._down(self.first.gated(x_TD, self._down.input_fp8))
+        return self.down(self.first.gated(x_TD, self.down.input_fp8))
 
     def slots(self) -> Iterator[Slot]:
         yield from self.first.slots()
-        yield from self._down.slots()
+        yield from self.down.slots()
 
     def pack(self) -> None:
         self.first.pack()
-        self._down.pack()
+        self.down.pack()

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "functions.h"
 #include "simd.h"
 
 namespace nfold {

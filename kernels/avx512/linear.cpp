@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "fp8.h"
+#include "functions.h"
 #include "panels.h"
 #include "shares.h"
 

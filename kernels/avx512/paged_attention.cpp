@@ -19,6 +19,7 @@
 #include <cmath>
 #include <vector>
 
+#include "functions.h"
 #include "shares.h"
 #include "simd.h"
 

@@ -63,8 +63,8 @@ class HeadSplit:
 class Attention:
     """From hidden states to hidden states; writes the tokens' keys and values to the layer's cache.
 
-    `first` brings queries, keys and values. An FP8 cache holds keys and values divided by the layer's scales: the
-    checkpoint's, else 1.
+    `first` brings queries, keys and values; `output` is the product behind. An FP8 cache holds keys and values
+    divided by the layer's scales: the checkpoint's, else 1.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Attention:
             device=device,
             quantization=quantization,
         )
-        self._output = RowLinear(
+        self.output = RowLinear(
             f"{name}.o_proj",
             config.num_heads * d,
             config.hidden_size,
@@ -121,16 +121,16 @@ class Attention:
         if step.rows_R is not None:
             q_THd = q_THd.index_select(0, step.rows_R)
         o_THd = ops.paged_attention(q_THd, k_cache, v_cache, step.plan, self._scale, k_scale, v_scale)
-        return self._output(o_THd.flatten(1))
+        return self.output(o_THd.flatten(1))
 
     def slots(self) -> Iterator[Slot]:
         yield from self.first.slots()
-        yield from self._output.slots()
+        yield from self.output.slots()
         yield from self._kv_scales.slots()
 
     def pack(self) -> None:
         self.first.pack()
-        self._output.pack()
+        self.output.pack()
 
 
 class KvScales:

@@ -68,6 +68,11 @@ class Linear:
         """The FP8 type in which the op before may bring the inputs; known once weights are packed."""
         return self._packed.input_fp8 if self._packed is not None else None
 
+    @property
+    def panels(self) -> ops.PanelLinear | None:
+        """The packed weight, where it is packed so."""
+        return self._packed if isinstance(self._packed, ops.PanelLinear) else None
+
     def __call__(self, x_TI: ops.Rows) -> torch.Tensor:
         if self._packed is not None:
             return self._packed(x_TI, self.bias_O)
@@ -155,6 +160,11 @@ class GatedLinear(ColumnLinear):
 
     _is_gated = True
     _gated: ops.GatedPanels | None = None
+
+    @property
+    def gated_panels(self) -> ops.GatedPanels | None:
+        """Both weights, where they share panels."""
+        return self._gated
 
     def gated(self, x_TI: ops.Rows, fp8: torch.dtype | None) -> ops.Rows:
         """silu(gate(x)) * gated(x); `fp8` is the type in which the product behind this takes its inputs."""

@@ -78,9 +78,9 @@ def loaded_numbers(model: LlamaForCausalLM) -> list[dict[str, tuple[torch.Tensor
     return [
         {
             "qkv": numbers_of(layer._attention.first._quantized),
-            "output": numbers_of(layer._attention._output._quantized),
+            "output": numbers_of(layer._attention.output._quantized),
             "gate_up": numbers_of(layer._mlp.first._quantized),
-            "down": numbers_of(layer._mlp._down._quantized),
+            "down": numbers_of(layer._mlp.down._quantized),
         }
         for layer in model._layers
     ]
@@ -120,10 +120,10 @@ def test_each_weight_is_what_its_numbers_stand_for(form: Form, plain: Path, tmp_
         gate_up = torch.cat([meant[f"{prefix}.mlp.{name}_proj.weight"] for name in ("gate", "up")])
         assert torch.equal(values_of(layer._attention.first._quantized), qkv)
         assert torch.equal(
-            values_of(layer._attention._output._quantized), meant[f"{prefix}.self_attn.o_proj.weight"]
+            values_of(layer._attention.output._quantized), meant[f"{prefix}.self_attn.o_proj.weight"]
         )
         assert torch.equal(values_of(layer._mlp.first._quantized), gate_up)
-        assert torch.equal(values_of(layer._mlp._down._quantized), meant[f"{prefix}.mlp.down_proj.weight"])
+        assert torch.equal(values_of(layer._mlp.down._quantized), meant[f"{prefix}.mlp.down_proj.weight"])
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -266,8 +266,8 @@ def test_layers_can_be_left_out(left_out: str, plain: Path, tmp_path: Path) -> N
     config = json.loads((directory / "config.json").read_text())["quantization_config"]
     change_config(directory, quantization_config=config | {"ignored_layers": ["lm_head", left_out]})
     layers = new_model(directory, TpGroup.single())._layers
-    assert layers[0]._mlp._down._quantized is None
-    assert layers[1]._mlp._down._quantized is not None
+    assert layers[0]._mlp.down._quantized is None
+    assert layers[1]._mlp.down._quantized is not None
 
 
 def test_tp_that_cuts_a_group_is_refused(plain: Path) -> None:
