@@ -2,8 +2,6 @@
 
 import torch
 
-from ..kernels import huge_pages
-
 
 class KvCache:
     """`k[layer]` and `v[layer]`, each [num_blocks, block_size, num_kv_heads, head_dim], zeros at first."""
@@ -24,8 +22,6 @@ class KvCache:
         self.dtype = dtype
         self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
         self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        for memory in (*self.k, *self.v):
-            huge_pages.advise(memory)
 
     @staticmethod
     def bytes_per_block(
