@@ -1,5 +1,6 @@
 // The layers of a Llama in one call, op after op. Each op is called as it would be by itself; what is saved is the
 // caller's time between two of them, which its own data, gone from the caches behind megabytes of weights, makes long.
+// Gate, up and down have no bias.
 #include <algorithm>
 
 #include "functions.h"
@@ -45,9 +46,11 @@ struct Step {
   T *normed, *qkv, *attended, *gated, *added;
 };
 
+// The first `size` of each of these rows, to the front.
 template <typename T>
-void keep_rows(T* x, int64_t stride, int64_t size, const int64_t* rows, int64_t num_rows, T* to, int64_t to_stride) {
-  for (int64_t i = 0; i < num_rows; i++) std::copy_n(x + rows[i] * stride, size, to + i * to_stride);
+void keep_rows(T* x, int64_t stride, int64_t size, const int64_t* rows, int64_t num_rows) {
+  for (int64_t i = 0; i < num_rows; i++)
+    if (rows[i] != i) std::copy_n(x + rows[i] * stride, size, x + i * stride);
 }
 
 // `residual` [num_tokens, hidden] is the embedding at first; what the last layer adds to it is left in `added`.
@@ -69,8 +72,8 @@ void decoder_layers(const Layer<T>* layers, const Shape& of, const Step<T>& step
     if (step.last_rows && i == of.num_layers - 1) {
       sequences = &step.last_sequences;
       num_rows = sequences->count;
-      keep_rows(step.qkv, qkv_width, q_width, step.last_rows, num_rows, step.qkv, qkv_width);
-      keep_rows(residual, of.hidden, of.hidden, step.last_rows, num_rows, residual, of.hidden);
+      keep_rows(step.qkv, qkv_width, q_width, step.last_rows, num_rows);
+      keep_rows(residual, of.hidden, of.hidden, step.last_rows, num_rows);
     }
     Do::paged_attention(step.qkv, qkv_width, k_cache, v_cache, step.attended, sequences->block_tables,
                         sequences->table_stride, sequences->query_start, sequences->context_lens, sequences->count,

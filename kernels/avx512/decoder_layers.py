@@ -20,7 +20,7 @@ _P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """One layer's. Gate and up have no bias, nor has down."""
+    """One layer's. Gate, up and down have no bias."""
 
     input_norm_D: torch.Tensor
     qkv: PanelLinear
