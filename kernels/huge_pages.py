@@ -1,4 +1,4 @@
-"""Large pages for what is read at random or as a whole: fewer addresses to translate."""
+"""Large pages for what is read or written as a whole: fewer addresses to translate, fewer pages to ask for."""
 
 import ctypes
 import mmap

@@ -92,7 +92,8 @@ class DecoderLayers:
     """From embeddings to what the final norm takes."""
 
     def __init__(self, layers: Sequence[DecoderWeights], shape: DecoderShape) -> None:
-        self._layers, self._shape = layers, shape  # which hold the memory
+        self._layers = layers  # which hold the memory that `_layers_there` points to
+        self._shape = shape
         self._dtype = layers[0].qkv.dtype
         assert shape.head_dim * self._dtype.itemsize % 4 == 0, "bfloat16 is multiplied in pairs"
         self._compute = _function(self._dtype)
