@@ -9,6 +9,8 @@ Serve has settings for some of it, which `ray_environment.py` uses. What it has 
   none, it waits for one (`await_gateway.lua`). What cannot be answered then is told in the API's form, with 503 and
   Retry-After, where Serve says 500. A stream that has begun ends with its gateway: nothing else knows how it goes
   on.
+- Each client has connections of its own to gateways. Serve lets all clients share those that are idle, and when a
+  gateway dies, all of these do: a request can meet so many that HAProxy gives up, and closes without an answer.
 
 A new gateway has a port of its own, so Serve starts HAProxy anew with another configuration, and the old process
 goes on with the requests that it has. One that finds no gateway up goes back to where it came in: the last resort
@@ -86,7 +88,7 @@ def _mended(name: str, lines: Sequence[str], directory: Path, wait_s: int) -> It
         gateways = f"{backend}-gateways"
         servers = [line.split()[1] for line in lines if line.startswith("server ") and not _is_backup(line)]
         yield f"backend {gateways}", [f"server {each} 0.0.0.0 track {backend}/{each}" for each in servers]
-        others = [line for line in lines if not _is_backup(line)]
+        others = [line for line in lines if not _is_backup(line) and not line.startswith("http-reuse ")]
         lines = [*_backend_rules(gateways), *others, f"server itself {itself} backup no-check pool-max-conn 0"]
     yield name, lines
 
@@ -107,6 +109,7 @@ def _backend_rules(gateways: str) -> list[str]:
     return [
         "option http-buffer-request",
         *_VANISHED,
+        "http-reuse never",
         "retry-on conn-failure empty-response",
         f"retries {RETRIES}",
         f"http-request disable-l7-retry unless {_REPEATABLE}",

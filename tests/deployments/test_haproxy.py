@@ -6,6 +6,7 @@ from queue import Empty
 import httpx
 import pytest
 from haproxy_rig import PATIENCE_S, FakeGateway, HAProxyRig, haproxy
+from nfold.deployments.haproxy_config import RETRIES
 
 COMPLETIONS = "/v1/completions"
 
@@ -50,6 +51,19 @@ def test_a_request_goes_to_another_gateway_when_its_own_dies(num_bytes: int) -> 
         second = holder_of([each for each in gateways if each is not first], body)
         second.released.set()
         assert response.result().text == second.name
+
+
+def test_a_request_is_not_lost_to_dead_connections_of_other_clients() -> None:
+    gateway = FakeGateway("a")
+    gateway.keeps_connections = False
+    with haproxy(gateway) as rig, httpx.Client(base_url=rig.url, timeout=PATIENCE_S, trust_env=False) as kept:
+        client, bodies = Client(rig), [b"%d" % index for index in range(RETRIES + 2)]
+        at_once = [client.post(body=body) for body in bodies]
+        assert {gateway.asked.get(timeout=PATIENCE_S) for _ in bodies} == set(bodies)
+        gateway.released.set()
+        assert [each.result().text for each in at_once] == ["a"] * len(bodies)
+        assert client.post().result().text == "a"
+        assert [kept.post(COMPLETIONS, content=b"{}").text for _ in range(3)] == ["a"] * 3, "nor to its own"
 
 
 def test_requests_wait_for_a_new_gateway_when_the_only_one_dies() -> None:

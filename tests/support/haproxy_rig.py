@@ -29,6 +29,7 @@ class FakeGateway(ThreadingHTTPServer):
 
     Attributes:
         asked: gets the body of each POST when it comes.
+        keeps_connections: false has it close one that a second POST comes by, without a word, as if it had died.
     """
 
     daemon_threads = True
@@ -39,6 +40,7 @@ class FakeGateway(ThreadingHTTPServer):
         self.name = name
         self.asked: SimpleQueue[bytes] = SimpleQueue()
         self.released = Event()
+        self.keeps_connections = True
         self._connections: set[socket.socket] = set()
         self._thread = Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
@@ -63,6 +65,7 @@ class FakeGateway(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: FakeGateway  # type: ignore[assignment]
+    num_posts = 0
 
     def do_GET(self) -> None:
         self._answer(b"success")
@@ -70,6 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         whole = self.server.name.encode()
+        self.num_posts += 1
+        if self.num_posts > 1 and not self.server.keeps_connections:
+            self.close_connection = True
+            return
         if not self.path.endswith("stream"):
             self.server.asked.put(body)
             self.server.released.wait()
