@@ -27,6 +27,9 @@ constexpr int kTileRows = 6;
 constexpr int64_t kBlockSteps = 1024;  // of 4 bytes of each output: a block of a panel is 256 KiB
 constexpr int64_t kChunkSteps = 4;
 constexpr int64_t kBlockRows = 96;
+// Beyond so many tiles a block is fetched to L1: the processor drops no such fetch, as it does one to L2 when many are
+// under way, but the tiles' own loads wait for it, and with fewer tiles it would come too often.
+constexpr int64_t kTilesPerFetch = 5;
 
 // As its own rounding: a compiler may join a plain product with the sum that follows.
 inline __m512 times(__m512 a, __m512 b) {
@@ -117,10 +120,27 @@ struct Results {
   bool is_gated;
 };
 
+// What is fetched while a tile is computed.
+struct Ahead {
+  static constexpr int64_t kLine = 1 << 16;
+
+  const char* at;
+  int64_t rate;  // kLine: a line with each chunk
+  bool to_l1;    // or to L2
+
+  void fetch(int64_t& due) {
+    for (due += rate; due >= kLine; due -= kLine, at += kLineBytes)
+      if (to_l1)
+        _mm_prefetch(at, _MM_HINT_T0);
+      else
+        _mm_prefetch(at, _MM_HINT_T1);
+  }
+};
+
 // R rows of x, the inputs of the block, times a panel's block: the results' rows from `row` on.
 template <int R, typename T, typename Panel, typename Bias, typename Out>
 void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, const Results<Bias, Out>& to,
-          int64_t row, const char* next, int num_lines) {
+          int64_t row, Ahead ahead) {
   float* sums = to.sums + row * kPanel;
   __m512 acc[R][kVectors];
   if (to.is_first) {
@@ -142,10 +162,9 @@ void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, c
             acc[r][v] = multiply_add(x + r * x_stride + (step + k + s) * kPair<T>, w[s][v], acc[r][v]);
     }
   };
-  int64_t step = 0;
+  int64_t step = 0, due = 0;
   for (; step + kChunkSteps <= num_steps; step += kChunkSteps) {
-    for (int line = 0; line < num_lines; line++) _mm_prefetch(next + line * kLineBytes, _MM_HINT_T1);
-    next += num_lines * kLineBytes;
+    ahead.fetch(due);
     add_steps(step, std::integral_constant<int64_t, kChunkSteps>());
   }
   for (; step < num_steps; step += Panel::kSteps) add_steps(step, std::integral_constant<int64_t, Panel::kSteps>());
@@ -179,7 +198,7 @@ void tile(const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps, c
 }
 
 template <typename T, typename Panel, typename Bias, typename Out>
-using Tile = void (*)(const T*, int64_t, const Panel&, int64_t, const Results<Bias, Out>&, int64_t, const char*, int);
+using Tile = void (*)(const T*, int64_t, const Panel&, int64_t, const Results<Bias, Out>&, int64_t, Ahead);
 
 // By rows - 1.
 template <typename T, typename Panel, typename Bias, typename Out, int... R>
@@ -189,9 +208,9 @@ constexpr std::array<Tile<T, Panel, Bias, Out>, sizeof...(R)> tiles(std::integer
 
 template <typename T, typename Panel, typename Bias, typename Out>
 void tile_of(int64_t rows, const T* x, int64_t x_stride, const Panel& panel, int64_t num_steps,
-             const Results<Bias, Out>& to, int64_t row, const char* next, int num_lines) {
+             const Results<Bias, Out>& to, int64_t row, Ahead ahead) {
   static constexpr auto kTiles = tiles<T, Panel, Bias, Out>(std::make_integer_sequence<int, kTileRows>());
-  kTiles[rows - 1](x, x_stride, panel, num_steps, to, row, next, num_lines);
+  kTiles[rows - 1](x, x_stride, panel, num_steps, to, row, ahead);
 }
 
 // One panel for `rows` rows of x, while the block that comes next is fetched; `next_panel` may be none.
@@ -206,14 +225,13 @@ void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel
     to.is_last = begin + steps == num_steps;
     const Panel block(panel + begin * Panel::kStepBytes, to.scales.table, num_tiles > 1);
     const char* next = to.is_last ? next_panel : panel + (begin + steps) * Panel::kStepBytes;
-    int64_t lines_ahead = next && num_tiles > 1 ? steps * Panel::kStepBytes / kLineBytes : 0;
-    int64_t num_chunks = steps / kChunkSteps;
-    int num_lines = num_chunks ? (int)divide_up(lines_ahead, num_tiles * num_chunks) : 0;
+    int64_t num_lines = next && num_tiles > 1 ? steps * Panel::kStepBytes / kLineBytes : 0;
+    int64_t num_chunks = std::max<int64_t>(1, steps / kChunkSteps) * num_tiles;
+    Ahead ahead{next, divide_up(num_lines * Ahead::kLine, num_chunks), num_tiles > kTilesPerFetch};
     auto run = [&](int64_t number, const auto& some) {
       int64_t row = rows * number / num_tiles, stop = rows * (number + 1) / num_tiles;
-      int64_t num_fetched = number * num_chunks * num_lines;
-      tile_of(stop - row, x + row * x_stride + begin * kPair<T>, x_stride, some, steps, to, row,
-              next + num_fetched * kLineBytes, num_fetched < lines_ahead ? num_lines : 0);
+      ahead.at = next + num_lines * number / num_tiles * kLineBytes;
+      tile_of(stop - row, x + row * x_stride + begin * kPair<T>, x_stride, some, steps, to, row, ahead);
     };
     run(0, block);
     for (int64_t number = 1; number < num_tiles; number++) run(number, block.for_other_tiles());
