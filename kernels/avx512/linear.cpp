@@ -27,9 +27,7 @@ constexpr int kTileRows = 6;
 constexpr int64_t kBlockSteps = 1024;  // of 4 bytes of each output: a block of a panel is 256 KiB
 constexpr int64_t kChunkSteps = 4;
 constexpr int64_t kBlockRows = 96;
-// Beyond so many tiles a block is fetched to L1: the processor drops no such fetch, as it does one to L2 when many are
-// under way, but the tiles' own loads wait for it, and with fewer tiles it would come too often.
-constexpr int64_t kTilesPerFetch = 5;
+constexpr int64_t kSlowTiles = 6;  // with so many, lines for the next block need not come fast
 
 // As its own rounding: a compiler may join a plain product with the sum that follows.
 inline __m512 times(__m512 a, __m512 b) {
@@ -120,20 +118,20 @@ struct Results {
   bool is_gated;
 };
 
-// What is fetched while a tile is computed.
+// What is fetched while a tile is computed: to L1, as of fetches to L2 the processor drops many when many are under way.
+// A tile's own loads wait for such a fetch, so where lines must come fast they are asked for in L2 some time before.
 struct Ahead {
-  static constexpr int64_t kLine = 1 << 16;
+  static constexpr int64_t kLine = 1 << 16, kFarBytes = 16 << 10;
 
   const char* at;
-  int64_t rate;  // kLine: a line with each chunk
-  bool to_l1;    // or to L2
+  int64_t rate;  // lines with each chunk, in 1 / kLine
+  bool is_fast;
 
   void fetch(int64_t& due) {
-    for (due += rate; due >= kLine; due -= kLine, at += kLineBytes)
-      if (to_l1)
-        _mm_prefetch(at, _MM_HINT_T0);
-      else
-        _mm_prefetch(at, _MM_HINT_T1);
+    for (due += rate; due >= kLine; due -= kLine, at += kLineBytes) {
+      if (is_fast) _mm_prefetch(at + kFarBytes, _MM_HINT_T1);
+      _mm_prefetch(at, _MM_HINT_T0);
+    }
   }
 };
 
@@ -227,7 +225,7 @@ void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel
     const char* next = to.is_last ? next_panel : panel + (begin + steps) * Panel::kStepBytes;
     int64_t num_lines = next && num_tiles > 1 ? steps * Panel::kStepBytes / kLineBytes : 0;
     int64_t num_chunks = std::max<int64_t>(1, steps / kChunkSteps) * num_tiles;
-    Ahead ahead{next, divide_up(num_lines * Ahead::kLine, num_chunks), num_tiles > kTilesPerFetch};
+    Ahead ahead{next, divide_up(num_lines * Ahead::kLine, num_chunks), num_tiles < kSlowTiles};
     auto run = [&](int64_t number, const auto& some) {
       int64_t row = rows * number / num_tiles, stop = rows * (number + 1) / num_tiles;
       ahead.at = next + num_lines * number / num_tiles * kLineBytes;
