@@ -27,12 +27,31 @@ constexpr int kTileRows = 6;
 constexpr int64_t kBlockSteps = 1024;  // of 4 bytes of each output: a block of a panel is 256 KiB
 constexpr int64_t kChunkSteps = 4;
 constexpr int64_t kBlockRows = 96;
-constexpr int64_t kSlowTiles = 6;  // with so many, lines for the next block need not come fast
 
 // As its own rounding: a compiler may join a plain product with the sum that follows.
 inline __m512 times(__m512 a, __m512 b) {
   return _mm512_mul_round_ps(a, b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+
+// What is fetched while a tile is computed. Fetches to L2 the processor drops when many are under way; for those to L1
+// the tile's own loads wait. So the one that drops none is better while there is time, and both, one after the other,
+// where lines must come fast. Few are dropped of FP8 numbers, which are half as many.
+struct Ahead {
+  enum class To { kL1, kL2, kL2ThenL1 };
+  static constexpr int64_t kLine = 1 << 16, kFarBytes = 16 << 10;
+
+  const char* at;
+  int64_t rate;  // lines with each chunk, in 1 / kLine
+  To to;
+
+  void fetch(int64_t& due) {
+    for (due += rate; due >= kLine; due -= kLine, at += kLineBytes) {
+      if (to == To::kL2) _mm_prefetch(at, _MM_HINT_T1);
+      if (to == To::kL2ThenL1) _mm_prefetch(at + kFarBytes, _MM_HINT_T1);
+      if (to != To::kL2) _mm_prefetch(at, _MM_HINT_T0);
+    }
+  }
+};
 
 // A block of a panel as it is multiplied; it gives so many steps at once.
 struct Wide {
@@ -50,6 +69,10 @@ struct Wide {
     NFOLD_UNROLLED for (int v = 0; v < kVectors; v++) w[0][v] = load(block + step * kPanel + v * kLanes);
   }
   Wide for_other_tiles() const { return *this; }
+  static Ahead::To fetched_to(int64_t num_tiles) {
+    constexpr int64_t kManyTiles = 6;
+    return num_tiles < kManyTiles ? Ahead::To::kL2ThenL1 : Ahead::To::kL1;
+  }
 };
 
 #ifdef __AVX512VBMI__
@@ -90,6 +113,7 @@ struct Bytes {
     to_bf16.widen(_mm512_loadu_si512(block + step * kStepBytes + v * kLineBytes), first, second);
   }
   Wide for_other_tiles() const { return Wide(wide); }
+  static Ahead::To fetched_to(int64_t) { return Ahead::To::kL2; }
 
   static float* thread_memory() {
     alignas(64) static thread_local float memory[kBlockSteps * kPanel];
@@ -116,23 +140,6 @@ struct Results {
   Out* y;
   int64_t y_stride, num_outputs;
   bool is_gated;
-};
-
-// What is fetched while a tile is computed: to L1, as of fetches to L2 the processor drops many when many are under way.
-// A tile's own loads wait for such a fetch, so where lines must come fast they are asked for in L2 some time before.
-struct Ahead {
-  static constexpr int64_t kLine = 1 << 16, kFarBytes = 16 << 10;
-
-  const char* at;
-  int64_t rate;  // lines with each chunk, in 1 / kLine
-  bool is_fast;
-
-  void fetch(int64_t& due) {
-    for (due += rate; due >= kLine; due -= kLine, at += kLineBytes) {
-      if (is_fast) _mm_prefetch(at + kFarBytes, _MM_HINT_T1);
-      _mm_prefetch(at, _MM_HINT_T0);
-    }
-  }
 };
 
 // R rows of x, the inputs of the block, times a panel's block: the results' rows from `row` on.
@@ -225,7 +232,7 @@ void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel
     const char* next = to.is_last ? next_panel : panel + (begin + steps) * Panel::kStepBytes;
     int64_t num_lines = next && num_tiles > 1 ? steps * Panel::kStepBytes / kLineBytes : 0;
     int64_t num_chunks = std::max<int64_t>(1, steps / kChunkSteps) * num_tiles;
-    Ahead ahead{next, divide_up(num_lines * Ahead::kLine, num_chunks), num_tiles < kSlowTiles};
+    Ahead ahead{next, divide_up(num_lines * Ahead::kLine, num_chunks), Panel::fetched_to(num_tiles)};
     auto run = [&](int64_t number, const auto& some) {
       int64_t row = rows * number / num_tiles, stop = rows * (number + 1) / num_tiles;
       ahead.at = next + num_lines * number / num_tiles * kLineBytes;
