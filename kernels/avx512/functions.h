@@ -5,6 +5,17 @@
 
 namespace nfold {
 
+// The weights of the product that comes next.
+struct NextPanels {
+  const char* packed;
+  int64_t panel_bytes, num_panels;
+
+  // Where a thread will begin.
+  const char* first_of(int64_t thread, int64_t num_threads) const {
+    return packed + num_panels * thread / num_threads * panel_bytes;
+  }
+};
+
 template <typename T>
 struct Functions;
 
@@ -22,7 +33,7 @@ struct Functions;
                                       int64_t num_kv_heads, int64_t head_dim, float scale, int num_threads);        \
   void nfold_linear_##suffix(const T* x, int64_t x_stride, int64_t num_rows, const char* packed,                    \
                              int64_t num_inputs, int64_t num_outputs, const T* bias, int is_gated, T* y,            \
-                             int64_t y_stride, int num_threads);                                                    \
+                             int64_t y_stride, const NextPanels* next, int num_threads);                            \
   }                                                                                                                 \
   template <>                                                                                                       \
   struct Functions<T> {                                                                                             \

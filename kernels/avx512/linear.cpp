@@ -246,7 +246,7 @@ void panel_product(const T* x, int64_t x_stride, int64_t rows, const char* panel
 template <typename Panel, typename T, typename Bias, typename Out>
 void linear(const T* x, int64_t x_stride, int64_t num_rows, const char* packed, int64_t num_inputs,
             int64_t num_outputs, Fp8Scales scales, const Bias* bias, bool is_gated, Out* y, int64_t y_stride,
-            int num_threads) {
+            const NextPanels* next, int num_threads) {
   int64_t num_steps = num_inputs / kPair<T>, width = is_gated ? kPanel / 2 : kPanel;
   int64_t num_panels = divide_up(num_outputs, width), num_blocks = divide_up(num_rows, kBlockRows);
   int64_t num_tasks = num_blocks * num_panels;
@@ -255,12 +255,14 @@ void linear(const T* x, int64_t x_stride, int64_t num_rows, const char* packed, 
 #pragma omp parallel num_threads(num_threads)
   {
     alignas(64) static thread_local float sums[kBlockRows * kPanel];
+    int thread = omp_get_thread_num();
     auto panel_of = [&](int64_t task) {
-      return task < num_tasks ? packed + task % num_panels * num_steps * Panel::kStepBytes : nullptr;
+      if (task < num_tasks) return packed + task % num_panels * num_steps * Panel::kStepBytes;
+      return next ? next->first_of(thread, num_threads) : nullptr;
     };
-    int64_t task = shares.take(omp_get_thread_num());
+    int64_t task = shares.take(thread);
     while (task < num_tasks) {
-      int64_t following = shares.take(omp_get_thread_num());
+      int64_t following = shares.take(thread);
       int64_t block = task / num_panels, output = task % num_panels * width;
       int64_t row = num_rows * block / num_blocks, stop = num_rows * (block + 1) / num_blocks;
       Fp8Scales some = scales;
@@ -281,9 +283,10 @@ extern "C" {
 
 #define NFOLD_LINEAR(name, In, Out)                                                                                 \
   void name(const In* x, int64_t x_stride, int64_t num_rows, const char* packed, int64_t num_inputs,                \
-            int64_t num_outputs, const In* bias, int is_gated, Out* y, int64_t y_stride, int num_threads) {         \
+            int64_t num_outputs, const In* bias, int is_gated, Out* y, int64_t y_stride,                            \
+            const nfold::NextPanels* next, int num_threads) {                                                       \
     nfold::linear<nfold::Wide>(x, x_stride, num_rows, packed, num_inputs, num_outputs, {}, bias, is_gated, y,       \
-                               y_stride, num_threads);                                                              \
+                               y_stride, next, num_threads);                                                        \
   }
 
 // y = x W^T * x_scale [num_rows] * scale [num_outputs] + bias, each rounded to float32. Of x [num_rows, num_inputs] in
@@ -293,7 +296,7 @@ extern "C" {
             const float* scale, int64_t num_inputs, int64_t num_outputs, const float* bias, Out* y,                 \
             int num_threads) {                                                                                      \
     nfold::linear<nfold::Bytes>(x, num_inputs, num_rows, packed, num_inputs, num_outputs, {table, x_scale, scale},  \
-                                bias, false, y, num_outputs, num_threads);                                          \
+                                bias, false, y, num_outputs, nullptr, num_threads);                                 \
   }
 
 NFOLD_LINEAR(nfold_linear_float32, float, float)

@@ -20,7 +20,7 @@ class Products:
 
     def __init__(self, compiled: library.Library, dtype: torch.dtype) -> None:
         name = str(dtype).removeprefix("torch.")
-        types = (_P, _I, _I, _P, _I, _I, _P, _N, _P, _I, _N)
+        types = (_P, _I, _I, _P, _I, _I, _P, _N, _P, _I, _P, _N)
         self.linear = compiled.function(f"nfold_linear_{name}", *types)
         wide = name if dtype == torch.float32 else f"{name}_float32"
         self.linear_float32 = compiled.function(f"nfold_linear_{wide}", *types)
@@ -118,6 +118,7 @@ class Panels:
             is_gated,
             y_TO.data_ptr(),
             num_outputs,
+            None,  # what comes next is not known here
             torch.get_num_threads(),
         )
         return y_TO
