@@ -1,7 +1,7 @@
 // y = x W^T + bias, W in panels of 64 outputs (see panels.cpp). A thread takes a panel, K in blocks that stay in its
 // L2 cache, and runs tiles of up to 6 rows x 64 outputs in registers: rows of x are broadcast, which costs time beside
 // the products, so a tile is wide rather than high. While several tiles use a block the one that the thread takes next
-// is prefetched; where there is one tile, the thread reads on and on, and the processor fetches ahead by itself. An
+// is fetched; where there is one tile, the thread reads on and on, and the processor fetches ahead by itself. An
 // output is summed in the same order whatever the number of rows, so a row's result does not depend on the batch.
 //
 // Where a gate and what it gates share panels (see panels.cpp), y = silu(gate) * other, as if each product had been
@@ -33,9 +33,9 @@ inline __m512 times(__m512 a, __m512 b) {
   return _mm512_mul_round_ps(a, b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-// What is fetched while a tile is computed. Fetches to L2 the processor drops when many are under way; for those to L1
-// the tile's own loads wait. So the one that drops none is better while there is time, and both, one after the other,
-// where lines must come fast. Few are dropped of FP8 numbers, which are half as many.
+// What is fetched while a tile is computed. As measured on Zen 4: fetches to L2 are dropped when many are under way; for
+// those to L1 the tile's own loads wait. So the one that drops none is better while there is time, and both, one after
+// the other, where lines must come fast. Few are dropped of FP8 numbers, which are half as many.
 struct Ahead {
   enum class To { kL1, kL2, kL2ThenL1 };
   static constexpr int64_t kLine = 1 << 16, kFarBytes = 16 << 10;
