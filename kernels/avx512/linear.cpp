@@ -15,6 +15,7 @@
 #include <array>
 #include <utility>
 
+#include "ahead.h"
 #include "fp8.h"
 #include "functions.h"
 #include "panels.h"
@@ -32,26 +33,6 @@ constexpr int64_t kBlockRows = 96;
 inline __m512 times(__m512 a, __m512 b) {
   return _mm512_mul_round_ps(a, b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-
-// What is fetched while a tile is computed. As measured on Zen 4: fetches to L2 are dropped when many are under way; for
-// those to L1 the tile's own loads wait. So the one that drops none is better while there is time, and both, one after
-// the other, where lines must come fast. Few are dropped of FP8 numbers, which are half as many.
-struct Ahead {
-  enum class To { kL1, kL2, kL2ThenL1 };
-  static constexpr int64_t kLine = 1 << 16, kFarBytes = 16 << 10;
-
-  const char* at;
-  int64_t rate;  // lines with each chunk, in 1 / kLine
-  To to;
-
-  void fetch(int64_t& due) {
-    for (due += rate; due >= kLine; due -= kLine, at += kLineBytes) {
-      if (to == To::kL2) _mm_prefetch(at, _MM_HINT_T1);
-      if (to == To::kL2ThenL1) _mm_prefetch(at + kFarBytes, _MM_HINT_T1);
-      if (to != To::kL2) _mm_prefetch(at, _MM_HINT_T0);
-    }
-  }
-};
 
 // A block of a panel as it is multiplied; it gives so many steps at once.
 struct Wide {
